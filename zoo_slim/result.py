@@ -1,0 +1,110 @@
+"""Which channels of the original network each tensor of the slim network keeps."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from zoo_slim._errors import SlimmingError
+
+__all__ = ["Attribute", "PruningResult", "apply_result", "slice_tensor"]
+
+Attribute = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PruningResult:
+    """What to keep of a model, and what to set on its modules. Needs no schema to be applied.
+
+    Attributes:
+        kept: ``{state-dict name: {axis: indices}}``. ``indices`` is int64 and ascending: shape ``[n]``, or ``[g, n]``
+            on axis 1 of a convolution of ``g`` groups, where row ``r`` belongs to the ``r``-th block of the outputs kept.
+            Axes that keep everything are absent.
+        attributes: ``{module name: {attribute: value}}``: the integers (or tuples of integers) that ``forward`` or
+            ``repr`` read and that differ from the original's. The root module's name is ``""``.
+    """
+
+    kept: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PruningResult):
+            return NotImplemented
+        return (
+            dict(self.attributes) == dict(other.attributes)
+            and self.kept.keys() == other.kept.keys()
+            and all(
+                axes.keys() == other.kept[name].keys()
+                and all(torch.equal(index, other.kept[name][axis]) for axis, index in axes.items())
+                for name, axes in self.kept.items()
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def slice_tensor(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    """Return the kept part of ``tensor``: a new tensor of the same dtype and device.
+
+    Args:
+        tensor: any shape.
+        axes: ``{axis: indices}`` as in `PruningResult.kept`.
+
+    Raises:
+        SlimmingError: an axis or an index that the tensor does not have, or rows that do not divide axis 0.
+    """
+    for axis, index in axes.items():
+        if not 0 <= axis < tensor.ndim:
+            raise SlimmingError(f"axis {axis} of a tensor of shape {list(tensor.shape)} does not exist")
+        size = tensor.shape[axis]
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+            raise SlimmingError(f"axis {axis} has {size} positions, but {int(index.max())} was to be kept")
+    for axis, index in sorted(axes.items()):
+        index = index.to(tensor.device)
+        if index.ndim == 1:
+            tensor = tensor.index_select(axis, index)
+        elif index.ndim == 2 and axis == 1 and tensor.shape[0] % index.shape[0] == 0:
+            rows = index.repeat_interleave(tensor.shape[0] // index.shape[0], dim=0)
+            rows = rows.reshape(*rows.shape, *(1,) * (tensor.ndim - 2)).expand(-1, -1, *tensor.shape[2:])
+            tensor = tensor.gather(1, rows)
+        else:
+            raise SlimmingError(f"indices of shape {list(index.shape)} do not fit axis {axis} of {list(tensor.shape)}")
+    return tensor.clone() if not axes else tensor.contiguous()
+
+
+def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
+    """Return the slim network. ``model`` stays as it is and shares no memory with it.
+
+    Shared parameters stay shared. Works on meta tensors, without allocating anything.
+
+    Raises:
+        SlimmingError: the result names a tensor, module or attribute that the model does not have.
+    """
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    for name in result.kept:
+        if name not in tensors:
+            raise SlimmingError(f"the pruning result names {name!r}, which this {type(model).__name__} does not have")
+    modules = dict(model.named_modules())
+    for name, values in result.attributes.items():
+        if name not in modules:
+            raise SlimmingError(f"the pruning result sets attributes of module {name!r}, which does not exist")
+        for attribute in values:
+            if not isinstance(vars(modules[name]).get(attribute), (int, tuple)):
+                raise SlimmingError(f"module {name!r} has no integer attribute {attribute!r} to set")
+    memo: dict[int, object] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) in memo or name not in result.kept:
+            continue
+        try:
+            part = slice_tensor(tensor.detach(), result.kept[name])
+        except SlimmingError as error:
+            raise SlimmingError(f"{name}: {error}") from None
+        memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+    slim = copy.deepcopy(model, memo)
+    modules = dict(slim.named_modules())
+    for name, values in result.attributes.items():
+        for attribute, value in values.items():
+            setattr(modules[name], attribute, value)
+    return slim
