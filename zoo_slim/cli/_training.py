@@ -1,0 +1,347 @@
+"""The commands train, finetune, eval and run."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from zoo_slim.training import Settings
+    from zoo_slim.training._pipeline import Data
+
+__all__ = ["add_commands"]
+
+DATASETS = "cifar10, mnist, fashion-mnist or image-folder"
+
+DatasetName = Annotated[str, typer.Option("--dataset", help=f"Data set: {DATASETS}.")]
+DataRoot = Annotated[Path, typer.Option("--data", help="Folder that holds the data set.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Height and width for image-folder.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST if it is missing.")]
+Output = Annotated[Path, typer.Option("--output", "--save-dir", help="Folder of the run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1)]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+LearningRate = Annotated[float, typer.Option("--learning-rate", "--lr", help="Highest learning rate of the cosine.")]
+Sparsity = Annotated[float, typer.Option("--sparsity", "--s", help="L1 penalty on BatchNorm scales; 0 = none.")]
+Momentum = Annotated[float, typer.Option("--momentum")]
+Nesterov = Annotated[bool, typer.Option("--nesterov/--no-nesterov", help="Nesterov momentum.")]
+WeightDecay = Annotated[float, typer.Option("--weight-decay")]
+WarmupEpochs = Annotated[int, typer.Option("--warmup-epochs", min=0)]
+LabelSmoothing = Annotated[float, typer.Option("--label-smoothing")]
+ClipNorm = Annotated[float, typer.Option("--clip-norm", help="Bound of the gradient norm; 0 = none.")]
+Seed = Annotated[int, typer.Option("--seed", help="Determines weights, shuffling, augmentation and dropout.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Amp = Annotated[str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last/--no-channels-last", help="Memory format in training.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images (image-folder).")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="At most this many images per split; 0 = all.")]
+Stem = Annotated[str | None, typer.Option("--stem", help="Builder option stem, where the architecture has it.")]
+NumClasses = Annotated[int | None, typer.Option("--num-classes", help="Default: as many as the data set has.")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
+
+ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
+"""Option names may be written with underscores, as the original tool's script wants them."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the training commands to the command line."""
+    app.command(context_settings=ORIGINAL_SPELLING)(train)
+    app.command(context_settings=ORIGINAL_SPELLING)(finetune)
+    app.command("eval", context_settings=ORIGINAL_SPELLING)(evaluate)
+    app.command(context_settings=ORIGINAL_SPELLING)(run)
+
+
+def train(
+    architecture: Annotated[str, typer.Argument(help="A registered name; `zoo-slim list` shows them.")],
+    dataset: DatasetName,
+    data: DataRoot,
+    output: Output,
+    epochs: Epochs = 120,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 0.01,
+    sparsity: Sparsity = 0.0,
+    momentum: Momentum = 0.9,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = 5e-4,
+    warmup_epochs: WarmupEpochs = 0,
+    label_smoothing: LabelSmoothing = 0.0,
+    clip_norm: ClipNorm = 0.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    amp: Amp = "no",
+    channels_last: ChannelsLast = True,
+    workers: Workers = 0,
+    limit: Limit = 0,
+    image_size: ImageSize = None,
+    download: Download = False,
+    stem: Stem = None,
+    num_classes: NumClasses = None,
+    option: Options = None,
+    resume: Resume = False,
+) -> None:
+    """Train an architecture, with an L1 penalty on its BatchNorm scales if --sparsity is given."""
+    from zoo_slim.training import _pipeline
+
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        sparsity=sparsity,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        label_smoothing=label_smoothing,
+        clip_norm=clip_norm,
+        seed=seed,
+        device=device,
+        amp=amp,
+        channels_last=channels_last,
+        workers=workers,
+        limit=limit,
+    )
+    saved = _pipeline.train(
+        architecture,
+        _data(dataset, data, image_size, download),
+        settings,
+        output,
+        options=_options(option, stem, num_classes),
+        resume=resume,
+        command=_command(),
+    )
+    typer.echo(f"saved {saved}")
+
+
+def finetune(
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
+    dataset: DatasetName,
+    data: DataRoot,
+    output: Output,
+    epochs: Epochs = 120,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 0.001,
+    sparsity: Sparsity = 0.0,
+    momentum: Momentum = 0.9,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = 5e-4,
+    warmup_epochs: WarmupEpochs = 0,
+    label_smoothing: LabelSmoothing = 0.0,
+    clip_norm: ClipNorm = 0.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    amp: Amp = "no",
+    channels_last: ChannelsLast = True,
+    workers: Workers = 0,
+    limit: Limit = 0,
+    image_size: ImageSize = None,
+    download: Download = False,
+    resume: Resume = False,
+) -> None:
+    """Train the network of a slim checkpoint further."""
+    from zoo_slim.training import _pipeline
+
+    settings = _settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        sparsity=sparsity,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        label_smoothing=label_smoothing,
+        clip_norm=clip_norm,
+        seed=seed,
+        device=device,
+        amp=amp,
+        channels_last=channels_last,
+        workers=workers,
+        limit=limit,
+    )
+    saved = _pipeline.finetune(
+        checkpoint,
+        _data(dataset, data, image_size, download),
+        settings,
+        output,
+        resume=resume,
+        command=_command(),
+    )
+    typer.echo(f"saved {saved}")
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
+    dataset: DatasetName,
+    data: DataRoot,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+    workers: Workers = 0,
+    limit: Limit = 0,
+    image_size: ImageSize = None,
+    download: Download = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Test the network of a slim checkpoint."""
+    from zoo_slim.training import _pipeline
+
+    measured = _pipeline.test(
+        checkpoint,
+        _data(dataset, data, image_size, download),
+        batch_size=batch_size,
+        device=device,
+        limit=limit,
+        workers=workers,
+    )
+    _show(measured, as_json)
+
+
+def run(
+    architecture: Annotated[str | None, typer.Argument(help="A registered name (or --net).")] = None,
+    net: Annotated[str | None, typer.Option("--net", help="The same as the argument.")] = None,
+    dataset: DatasetName = "cifar10",
+    data: DataRoot = Path("data"),
+    output: Output = Path("output"),
+    epochs: Epochs = 120,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 0.01,
+    sparsity_train: Annotated[bool, typer.Option("--sparsity-train", help="Penalise the scales in training.")] = False,
+    sparsity: Sparsity = 1e-4,
+    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Slim and fine-tune after training.")] = False,
+    fine_tune_epochs: Annotated[int, typer.Option("--fine-tune-epochs", min=1)] = 120,
+    fine_tune_learning_rate: Annotated[float, typer.Option("--fine-tune-learning-rate")] = 0.001,
+    prune_ratio: Annotated[float, typer.Option("--prune-ratio", help="Share of the scales to remove.")] = 0.75,
+    prune_schema: Annotated[Path | None, typer.Option("--prune-schema", help="Pruning schema (JSON).")] = None,
+    ckpt: Annotated[str | None, typer.Option("--ckpt", help="Slim checkpoint of a trained network.")] = None,
+    ckpt_pruned: Annotated[str | None, typer.Option("--ckpt-pruned", help="Variant to test.")] = None,
+    momentum: Momentum = 0.9,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = 5e-4,
+    warmup_epochs: WarmupEpochs = 0,
+    label_smoothing: LabelSmoothing = 0.0,
+    clip_norm: ClipNorm = 0.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    amp: Amp = "no",
+    channels_last: ChannelsLast = True,
+    workers: Workers = 0,
+    limit: Limit = 0,
+    image_size: ImageSize = None,
+    download: Download = False,
+    stem: Stem = None,
+    num_classes: NumClasses = None,
+    option: Options = None,
+    resume: Resume = False,
+) -> None:
+    """Train, slim and fine-tune in one go, with the options of the original tool's train.py.
+
+    --sparsity-train turns on the penalty, --fine-tune the slimming. With --ckpt and neither, the network is only
+    tested; with --ckpt and --fine-tune it is slimmed and fine-tuned, with --ckpt and --sparsity-train it is trained on.
+    """
+    from zoo_slim.training import _pipeline
+
+    name = architecture or net
+    if name is None and ckpt is None and ckpt_pruned is None:
+        raise typer.BadParameter("name the architecture: zoo-slim run resnet18 …, or --net resnet18")
+    where = _data(dataset, data, image_size, download)
+    if (ckpt_pruned or ckpt) and not sparsity_train and not fine_tune:
+        source = ckpt_pruned or ckpt
+        assert source is not None
+        tested = _pipeline.test(source, where, device=device, limit=limit, workers=workers)
+        _show(tested, as_json=False)
+        return
+    common = {
+        "batch_size": batch_size,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "clip_norm": clip_norm,
+        "seed": seed,
+        "device": device,
+        "amp": amp,
+        "channels_last": channels_last,
+        "workers": workers,
+        "limit": limit,
+    }
+    settings = _settings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        sparsity=sparsity if sparsity_train else 0.0,
+        warmup_epochs=warmup_epochs,
+        **common,
+    )
+    summary = _pipeline.run_all(
+        name,
+        where,
+        settings,
+        _settings(epochs=fine_tune_epochs, learning_rate=fine_tune_learning_rate, **common) if fine_tune else None,
+        prune_ratio,
+        output,
+        options=_options(option, stem, num_classes),
+        start=ckpt if sparsity_train else None,
+        base=ckpt if not sparsity_train else None,
+        schema=prune_schema,
+        resume=resume,
+        command=_command(),
+    )
+    for part in ("base", "slim"):
+        if part in summary:
+            typer.echo(f"{part}: " + ", ".join(f"{key} {_text(value)}" for key, value in summary[part].items()))
+    typer.echo(f"saved {summary['saved']}")
+
+
+def _settings(**values: Any) -> "Settings":
+    from zoo_slim.training import Settings
+
+    return Settings(**values)
+
+
+def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":
+    from zoo_slim.training._pipeline import Data
+
+    return Data(name, root, size, download)
+
+
+def _options(pairs: list[str] | None, stem: str | None, num_classes: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"--option takes key=value, not {pair!r}")
+        options[key.replace("-", "_")] = _value(value)
+    if stem is not None:
+        options["stem"] = stem
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    return options
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _command() -> str:
+    return shlex.join(["zoo-slim", *sys.argv[1:]])
+
+
+def _show(measured: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(measured))
+        return
+    for key, value in measured.items():
+        typer.echo(f"{key:>10}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,140 @@
+"""Images in one folder per class."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_slim._errors import DataError
+from zoo_slim.training._data import Batch, shuffled, spread, steps_per_epoch
+from zoo_slim.training._settings import derived_seed
+
+__all__ = ["FolderImages", "read_folder"]
+
+TEST_NAMES = ("val", "test", "validation")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SHORT_SIDE = 256 / 224
+"""Test images are resized so that their short side exceeds the crop by this factor, as torchvision's models expect."""
+
+
+def read_folder(root: Path, size: int) -> "FolderImages":
+    """Read ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (or ``test``, ``validation``).
+
+    Raises:
+        DataError: a folder is missing or empty, or the two have different classes.
+    """
+    from torchvision.datasets import ImageFolder
+
+    test_name = next((name for name in TEST_NAMES if (root / name).is_dir()), None)
+    if test_name is None or not (root / "train").is_dir():
+        tests = ", ".join(f"{name}/CLASS/*" for name in TEST_NAMES)
+        raise DataError(f"{root} is no image folder: expected train/CLASS/* and one of {tests}")
+    found = {}
+    for split in ("train", test_name):
+        try:
+            found[split] = ImageFolder(str(root / split))
+        except FileNotFoundError as error:
+            raise DataError(f"{root / split} must hold one folder of images per class: {error}") from error
+    train, test = found["train"], found[test_name]
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise DataError(f"{root}: train and {test_name} have different classes; only one of them has {', '.join(odd)}")
+    return FolderImages(tuple(train.classes), tuple(train.samples), tuple(test.samples), size)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """A data set whose images are decoded when they are needed.
+
+    Attributes:
+        classes: names of the class folders, in the order of their labels.
+        train_files, test_files: ``(path, label)`` of each image.
+        size: height and width of the batches, in pixels.
+    """
+
+    classes: tuple[str, ...]
+    train_files: Sequence[tuple[str, int]]
+    test_files: Sequence[tuple[str, int]]
+    size: int
+    name: str = "image-folder"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return 3, self.size, self.size
+
+    @property
+    def train_count(self) -> int:
+        return len(self.train_files)
+
+    @property
+    def test_count(self) -> int:
+        return len(self.test_files)
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, first: int = 0, device: torch.device, workers: int = 0
+    ) -> Iterator[Batch]:
+        steps = steps_per_epoch(self.train_count, batch_size)
+        order = shuffled(self.train_count, seed, epoch)[first * batch_size : steps * batch_size]
+        view = _View(self.train_files, self._transforms(train=True), (seed, epoch))
+        yield from _batches(view, order.tolist(), batch_size, device, workers)
+
+    def test_batches(self, batch_size: int, *, device: torch.device, workers: int = 0) -> Iterator[Batch]:
+        view = _View(self.test_files, self._transforms(train=False), None)
+        yield from _batches(view, list(range(self.test_count)), batch_size, device, workers)
+
+    def limited(self, count: int) -> "FolderImages":
+        return replace(
+            self,
+            train_files=[self.train_files[i] for i in spread(self.train_count, count).tolist()],
+            test_files=[self.test_files[i] for i in spread(self.test_count, count).tolist()],
+        )
+
+    def _transforms(self, *, train: bool) -> Any:
+        from torchvision import transforms
+
+        if train:
+            first = [transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()]
+        else:
+            first = [transforms.Resize(round(self.size * SHORT_SIDE)), transforms.CenterCrop(self.size)]
+        return transforms.Compose([*first, transforms.ToTensor(), transforms.Normalize(self.mean, self.std)])
+
+
+@dataclass
+class _View(torch.utils.data.Dataset):
+    files: Sequence[tuple[str, int]]
+    transform: Any
+    seed: tuple[int, int] | None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        path, label = self.files[index]
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be decoded as an image: {error}; mend or remove it") from None
+        if self.seed is None:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(self.seed[0], "augment", self.seed[1], index))
+            return self.transform(image), label
+
+
+def _batches(view: _View, order: list[int], batch_size: int, device: torch.device, workers: int) -> Iterator[Batch]:
+    loader = torch.utils.data.DataLoader(
+        view,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)

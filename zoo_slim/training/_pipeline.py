@@ -1,0 +1,320 @@
+"""Training from a name to a slim checkpoint: what the commands do."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim.training._data import Dataset, load_dataset
+from zoo_slim.training._evaluate import evaluate
+from zoo_slim.training._loop import fit
+from zoo_slim.training._progress import announce
+from zoo_slim.training._settings import Settings, TrainingError, seed_everything
+from zoo_slim.training._state import write_json
+
+__all__ = ["Data", "finetune", "run_all", "test", "train"]
+
+MODEL = "model"
+"""Name of the slim checkpoint's folder inside a run's folder."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set to use, as `zoo_slim.training.load_dataset` takes it."""
+
+    name: str
+    root: str | Path
+    size: int | None = None
+    download: bool = False
+
+    def load(self) -> Dataset:
+        """Read it."""
+        return load_dataset(self.name, self.root, self.size, download=self.download)
+
+
+def train(
+    architecture: str,
+    data: Data,
+    settings: Settings,
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
+    resume: bool = False,
+    command: str | None = None,
+) -> Path:
+    """Train an architecture from random weights, or from those of a slim checkpoint.
+
+    Args:
+        architecture: a registered name.
+        data: what to train on.
+        settings: with ``sparsity`` above 0 it is sparsity training.
+        folder: of the run; the slim checkpoint lies in ``model/`` in it.
+        options: for the builder; ``num_classes`` comes from the data where the architecture has it and it is not given.
+        start: slim checkpoint (folder or name) to start from instead of random weights.
+        resume: go on with the run in ``folder``.
+        command: recorded in the checkpoint.
+
+    Returns:
+        The folder of the slim checkpoint.
+    """
+    from zoo_slim.registry import registry
+
+    dataset = data.load()
+    found = registry().find(architecture)
+    options = _with_classes(found, dict(options or {}), dataset)
+    seed_everything(settings.seed)
+    model = found.build(**options)
+    if start is not None:
+        source = _load(start)
+        _check_classes(source, dataset)
+        try:
+            model.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
+    last = fit(model, dataset, settings, folder, resume)
+    from zoo_slim import checkpoint
+
+    target = Path(folder) / MODEL
+    checkpoint.save(
+        model,
+        target,
+        architecture=architecture,
+        options=options,
+        classes=dataset.classes,
+        input=_input(dataset),
+        metrics=_metrics(model, dataset, last["test_accuracy"]),
+        training=_provenance(dataset, settings, command),
+    )
+    return target
+
+
+def finetune(
+    source: str | Path,
+    data: Data,
+    settings: Settings,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    command: str | None = None,
+) -> Path:
+    """Train the network of a slim checkpoint further.
+
+    Args:
+        source: its folder, or a name with ``hf-hub:`` or ``local-dir:``, or a registered one.
+        data: as in `train`.
+        settings: as in `train`.
+        folder: as in `train`.
+        resume: as in `train`.
+        command: as in `train`.
+
+    Returns:
+        The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
+    """
+    dataset = data.load()
+    model = _load(source)
+    _check_classes(model, dataset)
+    last = fit(model, dataset, settings, folder, resume)
+    return _save_tuned(model, dataset, settings, Path(folder) / MODEL, last, command)
+
+
+def test(source: str | Path, data: Data, *, batch_size: int = 256, device: str = "auto", limit: int = 0,
+         workers: int = 0) -> dict[str, Any]:  # fmt: skip
+    """Evaluate the network of a slim checkpoint.
+
+    Returns:
+        What `zoo_slim.training.evaluate` returns, and ``params`` and ``macs`` of one image.
+    """
+    dataset = data.load()
+    model = _load(source)
+    _check_classes(model, dataset)
+    if limit:
+        dataset = dataset.limited(limit)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = evaluate(model, dataset, batch_size, device, workers)
+    return {**measured, **_size(model.cpu(), dataset)}
+
+
+def run_all(
+    architecture: str | None,
+    data: Data,
+    settings: Settings,
+    tuning: Settings | None,
+    ratio: float,
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
+    base: str | Path | None = None,
+    schema: str | Path | None = None,
+    resume: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train sparsely, slim, and fine-tune.
+
+    ``folder`` gets the training run, its slim checkpoint in ``model/`` with the slim variant in
+    ``model/pruned-<ratio>/``, the fine-tuning run in ``finetune-<ratio>/`` and ``summary.json``.
+
+    Args:
+        architecture: as in `train`.
+        data: as in `train`.
+        settings: of the sparsity training.
+        tuning: of the fine-tuning; None = train only.
+        ratio: share of the BatchNorm scales below the threshold, between 0 and 1.
+        folder: of this run and all its parts.
+        options: as in `train`.
+        start: as in `train`.
+        base: slim checkpoint of a trained network; nothing is trained before slimming then.
+        schema: file of a pruning schema; default: the architecture's own, or a traced one.
+        resume: go on where the last run in ``folder`` stopped.
+        command: recorded in the checkpoints.
+
+    Returns:
+        The summary: ``base`` and ``slim``, each with ``test_accuracy``, ``params`` and ``macs``, ``slim`` also with
+        ``test_accuracy_before_finetuning``; ``saved``, the folder of the last checkpoint.
+
+    Raises:
+        TrainingError: neither an architecture nor ``base`` is given, or a run cannot go on.
+    """
+    from zoo_slim import checkpoint, slim
+    from zoo_slim.schema import PruningSchema
+
+    folder = Path(folder)
+    trained = base
+    if trained is None:
+        if architecture is None:
+            raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
+        trained = train(
+            architecture, data, settings, folder, options=options, start=start, resume=resume, command=command
+        )
+    dataset = data.load()
+    whole = _load(trained)
+    _check_classes(whole, dataset)
+    tested = dataset.limited(settings.limit) if settings.limit else dataset
+    origin = checkpoint.origin_of(whole)
+    base_metrics = dict(origin.metrics) if origin is not None else {}
+    if "test_accuracy" not in base_metrics:
+        base_metrics |= _metrics(whole, dataset, _accuracy(whole, tested, settings))
+    summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
+    if tuning is not None:
+        given = {} if schema is None else {"schema": PruningSchema.read(Path(schema))}
+        slimmed, _ = slim(whole, ratio=ratio, example_input=_example(dataset), **given)
+        before = _accuracy(slimmed, tested, settings)
+        announce(f"slimmed at ratio {ratio:g}: test accuracy {before:.4f} before fine-tuning")
+        variant = f"{ratio:g}"
+        last = fit(slimmed, dataset, tuning, folder / f"finetune-{variant}", resume)
+        metrics = {
+            **_metrics(slimmed, dataset, last["test_accuracy"]),
+            "test_accuracy_before_finetuning": before,
+        }
+        target = folder / MODEL / f"pruned-{variant}"
+        checkpoint.save(
+            slimmed,
+            target,
+            variant=variant,
+            classes=dataset.classes,
+            input=_input(dataset),
+            metrics=metrics,
+            training=_provenance(dataset, tuning, command),
+            base=base_metrics,
+        )
+        summary |= {"ratio": ratio, "slim": metrics, "saved": str(target)}
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _accuracy(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
+    where = "cuda" if torch.cuda.is_available() and settings.device in ("auto", "cuda") else "cpu"
+    return evaluate(model, dataset, device=where, workers=settings.workers)["accuracy"]
+
+
+def _save_tuned(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    target: Path,
+    last: Mapping[str, Any],
+    command: str | None,
+) -> Path:
+    from zoo_slim import checkpoint
+
+    checkpoint.save(
+        model,
+        target,
+        classes=dataset.classes,
+        input=_input(dataset),
+        metrics=_metrics(model, dataset, last["test_accuracy"]),
+        training=_provenance(dataset, settings, command),
+    )
+    return target
+
+
+def _load(source: str | Path) -> nn.Module:
+    from zoo_slim.loading import load
+
+    text = str(source)
+    return load(f"local-dir:{text}" if ":" not in text and Path(text).exists() else text)
+
+
+def _with_classes(architecture: Any, options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    from zoo_slim import ZooSlimError
+
+    count = len(dataset.classes)
+    if "num_classes" in options:
+        if options["num_classes"] != count:
+            raise TrainingError(f"num_classes is {options['num_classes']}, but {dataset.name} has {count} classes")
+        return architecture.check(options)
+    try:
+        return architecture.check({**options, "num_classes": count})
+    except ZooSlimError:
+        return architecture.check(options)
+
+
+def _check_classes(model: nn.Module, dataset: Dataset) -> None:
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(model)
+    if origin is not None and origin.classes and len(origin.classes) != len(dataset.classes):
+        raise TrainingError(f"the model tells {len(origin.classes)} classes apart, {dataset.name} has "
+                            f"{len(dataset.classes)}; choose the data set that it was trained for")  # fmt: skip
+
+
+def _example(dataset: Dataset) -> torch.Tensor:
+    return torch.rand(2, *dataset.input_size, generator=torch.Generator().manual_seed(0))
+
+
+def _size(model: nn.Module, dataset: Dataset) -> dict[str, int]:
+    from zoo_slim.slimming import count_macs, count_params
+
+    return {"params": count_params(model), "macs": count_macs(model, _example(dataset)[:1])}
+
+
+def _metrics(model: nn.Module, dataset: Dataset, accuracy: float) -> dict[str, Any]:
+    return {"test_accuracy": accuracy, **_size(model.cpu(), dataset)}
+
+
+def _input(dataset: Dataset) -> dict[str, Any]:
+    return {"size": list(dataset.input_size), "mean": list(dataset.mean), "std": list(dataset.std)}
+
+
+def _provenance(dataset: Dataset, settings: Settings, command: str | None) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "accelerate", "zoo_slim"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        **({"command": command} if command else {}),
+        "dataset": dataset.name,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        "settings": settings.as_dict(),
+        "versions": versions,
+    }

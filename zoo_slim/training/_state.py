@@ -1,0 +1,158 @@
+"""The state of a run on disk: the old or the new one, never a mixture, and no pickle.
+
+``state.json`` names a safetensors file with its sha256. The tensors are written first, under a new name; then
+``state.json`` is replaced by a rename; then the tensors of the state before are removed.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from zoo_slim.training._settings import TrainingError
+
+__all__ = ["read_json", "read_state", "write_json", "write_state"]
+
+FORMAT = {"format": "zoo_slim.training_state", "version": 1}
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Replace the state in ``folder`` atomically.
+
+    Args:
+        folder: made if missing.
+        tensors: any shapes, dtypes and devices.
+        progress: whatever else belongs to the state; JSON values only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    file = folder / f"tensors-{digest[:16]}.safetensors"
+    write_file(file, data)
+    described = {"file": file.name, "bytes": len(data), "sha256": digest}
+    write_json(folder / "state.json", {**FORMAT, "tensors": described, **progress})
+    for stale in folder.glob("tensors-*"):
+        if stale.name != file.name:
+            stale.unlink(missing_ok=True)
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return ``(tensors, progress)`` as they were written, on the CPU, or None where there is no state yet.
+
+    Raises:
+        TrainingError: the state is damaged.
+    """
+    if not (folder / "state.json").exists():
+        return None
+    state = read_json(folder / "state.json")
+    if any(state.get(key) != value for key, value in FORMAT.items()):
+        raise TrainingError(f"{folder / 'state.json'} is no training state of version {FORMAT['version']}")
+    try:
+        described = state["tensors"]
+        name, digest = str(described["file"]), described["sha256"]
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / 'state.json'} does not say where its tensors are") from error
+    if Path(name).name != name:
+        raise TrainingError(f"{folder / 'state.json'} names {name!r}, which is no file beside it")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise TrainingError(f"{folder / name} cannot be read: {error}; start again in another folder") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise TrainingError(f"{folder / name} is damaged: its sha256 is not the recorded one; start again elsewhere")
+    try:
+        return load_tensors(data), state
+    except SafetensorError as error:
+        raise TrainingError(f"{folder / name} is no safetensors file: {error}") from error
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write ``data`` to ``file`` so that a reader, or a crash, sees the old or the new content."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        descriptor = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write ``value`` as JSON, atomically."""
+    write_file(file, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in ``file``.
+
+    Raises:
+        TrainingError: it cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{file} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise TrainingError(f"{file} must hold a JSON object")
+    return value
+
+
+def rng_tensors(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of the generators that layers such as dropout draw from."""
+    states = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["rng.mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_rng(tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Undo `rng_tensors`; a device that the state knows nothing of is left as it is."""
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    elif device.type == "mps" and "rng.mps" in tensors:
+        torch.mps.set_rng_state(tensors["rng.mps"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors that an optimiser keeps, as ``optimizer.<parameter>.<key>``."""
+    return {
+        f"optimizer.{index}.{key}": value
+        for index, kept in optimizer.state_dict()["state"].items()
+        for key, value in kept.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`. Values of a parameter's shape also take its memory format."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    described = optimizer.state_dict()
+    described["state"] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind != "optimizer":
+            continue
+        index, _, key = rest.partition(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+        described["state"].setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(described)
