@@ -1,0 +1,1 @@
+"""Bundled pruning schemas: one reviewed JSON file per architecture, named after it ("/" becomes "__")."""
