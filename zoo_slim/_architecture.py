@@ -99,7 +99,7 @@ class Architecture:
         checked = self.check(options)
         try:
             model = self.builder(**checked)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             if not checked:
                 raise
             given = ", ".join(f"{option}={value!r}" for option, value in checked.items())

@@ -158,12 +158,11 @@ class Registry:
                     self._failures[label] = _reason(error)
 
     def _unknown(self, name: str) -> str:
+        families = [plugin for plugin in self._load().values() if not isinstance(plugin, Architecture)]
+        prefixed = {_prefix(family) + name for family in families if not name.startswith(_prefix(family))}
+        close = sorted(full for full in prefixed if any(found for _, found in self._claims(full)))
         known = {known.lower(): known for known in self._names(name.startswith)}
-        close = [known[match] for match in difflib.get_close_matches(name.lower(), list(known), n=3)]
-        if not close:
-            families = [plugin for plugin in self._load().values() if not isinstance(plugin, Architecture)]
-            prefixed = {_prefix(family) + name for family in families if not name.startswith(_prefix(family))}
-            close = sorted(full for full in prefixed if any(found for _, found in self._claims(full)))
+        close += [known[match] for match in difflib.get_close_matches(name.lower(), list(known), n=3)]
         message = f"no architecture is called {name!r}"
         if close:
             message += f"; did you mean {' or '.join(map(repr, close))}?"
