@@ -1,0 +1,128 @@
+"""Build an architecture without weights: its shapes, its integers and its buffers."""
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from zoo_slim._errors import CheckpointError, ZooSlimError
+from zoo_slim.registry import Architecture
+from zoo_slim.result import PruningResult, apply_result
+
+__all__ = ["build_on_meta", "build_real", "fill_buffers", "named_tensors", "shapes_of"]
+
+
+def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Module:
+    """Build a network whose parameters are on the meta device.
+
+    Each parameter is moved there as it is registered, so that initialising it costs nothing and only one is ever held.
+    Buffers, and tensors that the builder computes with, are real: some networks decide their widths with them. Where a
+    builder reads a parameter's values, the network is built with real weights instead. Other threads, and the state of
+    the random number generator, are not affected.
+
+    Raises:
+        RegistryError: an option that the architecture does not take.
+        CheckpointError: the builder failed.
+    """
+    builder_thread = threading.get_ident()
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or threading.get_ident() != builder_thread:
+            return None
+        meta = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        try:
+            torch.utils.swap_tensors(parameter, meta)
+        except RuntimeError:
+            return meta
+        return None
+
+    with torch.random.fork_rng(devices=[]):
+        handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
+        try:
+            return architecture.build(**options)
+        except ZooSlimError:
+            raise
+        except Exception:
+            pass
+        finally:
+            handle.remove()
+        return build_real(architecture, options)
+
+
+def build_real(architecture: Architecture, options: dict[str, Any]) -> nn.Module:
+    """Build a network with random weights.
+
+    Raises:
+        RegistryError: an option that the architecture does not take.
+        CheckpointError: the builder failed.
+    """
+    try:
+        return architecture.build(**options)
+    except ZooSlimError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"architecture {architecture.name!r} cannot be built with the options {options}:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict with the model's own tensors, shared ones under each of their names.
+
+    Raises:
+        CheckpointError: the state dict holds something that is not a tensor.
+    """
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{name}: the state dict of {type(model).__name__} holds a {type(value).__name__} here; a slim"
+                " checkpoint holds tensors only"
+            )
+    return state
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter and buffer (those that are not saved too), by name."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tuple(tensor.shape) for name, tensor in named}
+
+
+def fill_buffers(
+    model: nn.Module,
+    architecture: Architecture,
+    options: dict[str, Any],
+    result: PruningResult | None,
+    dtype: torch.dtype,
+) -> None:
+    """Give buffers that are not in the state dict the values of a really built network, kept and cast like the rest.
+
+    A builder may have computed them from a parameter's device, or left them empty because parameters were on the meta
+    device; so they are all taken from a network with weights, which exists for this moment only.
+
+    Args:
+        model: a network built on the meta device, slim if ``result`` is given.
+        architecture: its architecture, built with ``options``.
+        options: see there.
+        result: what the model keeps of it.
+        dtype: what buffers of the default floating dtype become.
+    """
+    saved = set(model.state_dict(keep_vars=True))
+    names = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in saved]
+    if not names:
+        return
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    if any(parameter.is_meta for parameter in model.parameters()):
+        with torch.random.fork_rng(devices=[]):
+            real = build_real(architecture, options)
+        real = real if result is None else apply_result(real, result)
+        buffers = dict(real.named_buffers(remove_duplicate=False))
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if name not in buffers:
+            raise CheckpointError(f"{name}: architecture {architecture.name!r} does not build this buffer every time")
+        cast = buffers[name].dtype == torch.get_default_dtype()
+        model.get_submodule(module)._buffers[attribute] = buffers[name].detach().to(dtype if cast else None)

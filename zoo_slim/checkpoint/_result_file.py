@@ -1,0 +1,228 @@
+"""``pruning.safetensors``: a pruning result as bit masks, a few KB.
+
+Every distinct set of indices is one ``uint8`` tensor, a bit mask of the axis in the order of `numpy.packbits`, so that
+indices cannot be repeated, negative or unsorted. The metadata says which axis of which tensor uses which mask:
+
+- ``format`` ``"zoo_slim.pruning"``, ``version`` ``"1"``
+- ``masks``: JSON ``{key: [n]}``, or ``{key: [g, n]}`` for ``g`` rows that keep equally many of ``n`` each
+- ``kept``: JSON ``{state-dict name: {axis: key}}``
+- ``attributes``: JSON ``{module name: {attribute: integer or list of integers}}``
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo_slim._errors import CheckpointError
+from zoo_slim.checkpoint._config import read_bytes
+from zoo_slim.checkpoint._json import parse_object, show
+from zoo_slim.checkpoint._safetensors import parse_header, write_tensors
+from zoo_slim.result import Attribute, PruningResult
+
+__all__ = ["check_attributes", "parse_result", "read_result", "write_result"]
+
+FORMAT, VERSION = "zoo_slim.pruning", "1"
+LARGEST = 16 << 20
+
+_METADATA = {"format", "version", "kept", "masks", "attributes"}
+
+
+def write_result(result: PruningResult, file: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[str, int]:
+    """Write a pruning result. Equal results make equal files.
+
+    Args:
+        result: what was kept.
+        file: where to; must not exist.
+        shapes: the shape of every tensor of the original network, by state-dict name.
+
+    Returns:
+        The SHA-256 (hexadecimal) and the length of the file.
+
+    Raises:
+        CheckpointError: the result does not fit the shapes.
+    """
+    keys: dict[tuple[tuple[int, ...], bytes], str] = {}
+    packed: dict[str, Tensor] = {}
+    masks: dict[str, list[int]] = {}
+    kept: dict[str, dict[str, str]] = {}
+    for name, axes in sorted(result.kept.items()):
+        if name not in shapes:
+            raise CheckpointError(f"the pruning result names {name!r}, which the architecture does not have")
+        for axis, index in sorted(axes.items()):
+            mask = _mask(index, shapes[name], axis, name)
+            bits = np.packbits(mask, axis=-1)
+            key = keys.setdefault((mask.shape, bits.tobytes()), f"mask{len(keys)}")
+            packed[key], masks[key] = torch.from_numpy(bits), list(mask.shape)
+            kept.setdefault(name, {})[str(axis)] = key
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kept": _compact(kept),
+        "masks": _compact(masks),
+        "attributes": _compact({module: dict(values) for module, values in result.attributes.items()}),
+    }
+    return write_tensors(
+        file, {key: (bits.dtype, tuple(bits.shape)) for key, bits in packed.items()}, packed.__getitem__, metadata
+    )
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def _mask(index: Tensor, shape: Sequence[int], axis: int, name: str) -> np.ndarray:
+    """Return the boolean mask of ascending indices, shape ``[n]`` or ``[g, n]`` for an axis of ``n`` positions."""
+    at = f"the pruning result, axis {axis} of {name!r}"
+    if not 0 <= axis < len(shape):
+        raise CheckpointError(f"{at}: that tensor has the shape {list(shape)}")
+    rows = index.detach().cpu().numpy()
+    if rows.dtype != np.int64 or rows.ndim not in (1, 2) or rows.size == 0:
+        raise CheckpointError(f"{at}: expected int64 indices of shape [n] or [g, n], found {rows.dtype} {rows.shape}")
+    if rows.min() < 0 or rows.max() >= shape[axis] or (np.diff(rows, axis=-1) <= 0).any():
+        raise CheckpointError(f"{at}: indices must ascend within 0..{shape[axis] - 1}")
+    mask = np.zeros((*rows.shape[:-1], shape[axis]), dtype=bool)
+    np.put_along_axis(mask, rows, True, axis=-1)
+    return mask
+
+
+def read_result(file: str | Path, shapes: Mapping[str, Sequence[int]]) -> PruningResult:
+    """Read and validate a pruning result.
+
+    The values of its attributes can only be judged with the model at hand: see `check_attributes`.
+
+    Args:
+        file: a ``pruning.safetensors`` of at most 16 MiB.
+        shapes: the shape of every tensor of the original network, by state-dict name.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong in it.
+    """
+    return parse_result(read_bytes(Path(file), LARGEST), str(file), shapes)
+
+
+def parse_result(data: bytes, where: str, shapes: Mapping[str, Sequence[int]]) -> PruningResult:
+    """Validate the content of a ``pruning.safetensors``; see `read_result`."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise CheckpointError(f"{where}: is cut off, or no safetensors file; fetch it anew")
+    entries, metadata = parse_header(data[8 : 8 + length], len(data) - 8 - length, where)
+    if metadata.keys() != _METADATA:
+        raise CheckpointError(f"{where}: expected the metadata {sorted(_METADATA)}, found {show(sorted(metadata))}")
+    for field, value in (("format", FORMAT), ("version", VERSION)):
+        if metadata[field] != value:
+            raise CheckpointError(f"{where}: field {field!r}: expected {value!r}, found {show(metadata[field])}")
+    sizes = parse_object(metadata["masks"], f"{where}: masks", LARGEST)
+    if sizes.keys() != entries.keys():
+        difference = sorted(sizes.keys() ^ entries.keys())[0]
+        raise CheckpointError(f"{where}: masks: {show(difference)} is not both described and stored")
+    indices: dict[str, Tensor] = {}
+    mask_sizes: dict[str, int] = {}
+    for key, entry in entries.items():
+        at = f"{where}: mask {show(key)}"
+        size = sizes[key]
+        if not isinstance(size, list) or len(size) not in (1, 2) or not all(type(n) is int and n > 0 for n in size):
+            raise CheckpointError(f"{at}: expected a shape [n] or [g, n], found {show(size)}")
+        stored = (*size[:-1], (size[-1] + 7) // 8)
+        if entry.dtype != torch.uint8 or entry.shape != stored:
+            raise CheckpointError(f"{at}: expected uint8 {list(stored)}, found {entry.dtype} {list(entry.shape)}")
+        start = 8 + length + entry.start
+        bits = np.frombuffer(data, dtype=np.uint8, count=entry.stop - entry.start, offset=start).reshape(stored)
+        indices[key], mask_sizes[key] = _indices(bits, size[-1], at), size[-1]
+    kept = _kept(parse_object(metadata["kept"], f"{where}: kept", LARGEST), where, indices, mask_sizes, shapes)
+    attributes = _attributes(parse_object(metadata["attributes"], f"{where}: attributes", LARGEST), where)
+    return PruningResult(kept, attributes)
+
+
+def _indices(bits: np.ndarray, size: int, at: str) -> Tensor:
+    mask = np.unpackbits(bits, axis=-1)
+    if mask[..., size:].any():
+        raise CheckpointError(f"{at}: the bits after the {size} of the axis must be 0")
+    counts = mask.sum(axis=-1, dtype=np.int64)
+    if counts.min() < 1 or counts.min() != counts.max():
+        raise CheckpointError(f"{at}: every row must keep equally many and at least one, found {show(counts.tolist())}")
+    position = np.nonzero(mask)[-1]
+    return torch.from_numpy(np.ascontiguousarray(position.reshape(*mask.shape[:-1], -1), dtype=np.int64))
+
+
+def _kept(
+    raw: dict[str, object],
+    where: str,
+    indices: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    shapes: Mapping[str, Sequence[int]],
+) -> dict[str, dict[int, Tensor]]:
+    kept: dict[str, dict[int, Tensor]] = {}
+    for name, axes in raw.items():
+        at = f"{where}: kept: {show(name)}"
+        if name not in shapes:
+            raise CheckpointError(f"{at}: the architecture has no such tensor")
+        if not isinstance(axes, dict) or not axes:
+            raise CheckpointError(f"{at}: expected axes and their masks, found {show(axes)}")
+        shape = shapes[name]
+        kept[name] = {}
+        for text, key in axes.items():
+            if text not in {str(axis) for axis in range(len(shape))}:
+                raise CheckpointError(f"{at}: axis {show(text)} does not exist, the shape is {list(shape)}")
+            axis = int(text)
+            if not isinstance(key, str) or key not in indices:
+                raise CheckpointError(f"{at}: axis {axis}: there is no mask {show(key)}")
+            index = indices[key]
+            if sizes[key] != shape[axis]:
+                raise CheckpointError(f"{at}: axis {axis} has {shape[axis]} positions, mask {show(key)} {sizes[key]}")
+            if index.ndim == 2 and axis != 1:
+                raise CheckpointError(f"{at}: axis {axis}: only axis 1 can have a mask of several rows")
+            kept[name][axis] = index
+        left = kept[name][0].shape[-1] if 0 in kept[name] else shape[0] if shape else 0
+        if 1 in kept[name] and kept[name][1].ndim == 2 and left % kept[name][1].shape[0]:
+            raise CheckpointError(
+                f"{at}: {left} outputs cannot be divided into the {kept[name][1].shape[0]} rows of axis 1's mask"
+            )
+    return kept
+
+
+def _attributes(raw: dict[str, object], where: str) -> dict[str, dict[str, Attribute]]:
+    attributes: dict[str, dict[str, Attribute]] = {}
+    for module, values in raw.items():
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{where}: attributes: {show(module)}: expected an object, found {show(values)}")
+        attributes[module] = {}
+        for name, value in values.items():
+            at = f"{where}: attributes: {show(module)}.{show(name)}"
+            if not name.isidentifier() or name.startswith("__"):
+                raise CheckpointError(f"{at}: is not the name of an attribute that a file may set")
+            numbers = value if isinstance(value, list) else [value]
+            if not numbers or not all(type(n) is int and abs(n) < 2**31 for n in numbers):
+                raise CheckpointError(f"{at}: expected an integer or a list of integers, found {show(value)}")
+            attributes[module][name] = tuple(numbers) if isinstance(value, list) else numbers[0]
+    return attributes
+
+
+def check_attributes(result: PruningResult, model: nn.Module, where: str) -> None:
+    """Check that every attribute exists on the freshly built model as an integer, or a tuple of as many integers.
+
+    Properties, class attributes and booleans are none: nothing but plain numbers is ever set from a file.
+
+    Raises:
+        CheckpointError: naming the file, the module and the attribute.
+    """
+    modules = dict(model.named_modules())
+    for module, values in result.attributes.items():
+        if module not in modules:
+            raise CheckpointError(f"{where}: attributes: the architecture has no module {show(module)}")
+        for name, value in values.items():
+            current = vars(modules[module]).get(name)
+            if type(value) is not type(current) or not _same_kind(value, current):
+                raise CheckpointError(
+                    f"{where}: attributes: {show(module)}.{show(name)}: can only replace an integer by an integer, or a"
+                    f" tuple of integers by one of the same length; the freshly built module has {show(current)}"
+                )
+
+
+def _same_kind(value: Attribute, current: object) -> bool:
+    if isinstance(value, tuple):
+        return isinstance(current, tuple) and len(value) == len(current) and all(type(n) is int for n in current)
+    return True

@@ -1,0 +1,212 @@
+"""Write a network as a slim checkpoint."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim._errors import CheckpointError
+from zoo_slim.checkpoint._config import (
+    CONFIG,
+    MODEL,
+    PRUNING,
+    Config,
+    FileRecord,
+    check_variant,
+    parse_config,
+    read_bytes,
+)
+from zoo_slim.checkpoint._folder import VARIANT_PREFIX, find_folder, list_variants, replacing
+from zoo_slim.checkpoint._json import check_tree
+from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
+from zoo_slim.checkpoint._origin import Origin, origin_of, unwrap
+from zoo_slim.checkpoint._result_file import check_attributes, write_result
+from zoo_slim.checkpoint._weights import check_fits, floating_dtype, read_weights, write_weights
+from zoo_slim.registry import registry
+from zoo_slim.result import PruningResult, apply_result
+
+__all__ = ["save"]
+
+
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    result: PruningResult | None = None,
+    variant: str | None = None,
+    classes: Iterable[str] | None = None,
+    input: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    weights: bool = True,
+) -> Path:
+    """Save a network as a slim checkpoint; all of the folder appears at once, or nothing does.
+
+    What is not given is taken from the model's `Origin`, which loading and slimming attach. A checkpoint that is in
+    ``folder`` already is replaced as a whole, but for its variants (``pruned-...``) and files of other kinds.
+
+    Args:
+        model: a network of a registered architecture, or a slim network made from one; any device, any mode.
+        folder: the checkpoint's own folder: ``NAME`` for a base network, ``NAME/pruned-VARIANT`` for a variant of it.
+        architecture: registered name of the architecture.
+        options: keyword arguments that the architecture was built with.
+        result: what was kept of the original network, if the model is slim.
+        variant: tag of a slim network; defaults to what follows ``pruned-`` in the folder's name.
+        classes: names of the outputs, in order.
+        input: ``{"size": [channels, height, width], "mean": [...], "std": [...]}``.
+        metrics: what was measured of this network; measure it after a cast to ``dtype``.
+        training: how it was trained. Plain data, as are ``metrics`` and ``base``.
+        base: metrics of the original network, if the model is slim.
+        dtype: store tensors of the network's floating dtype as this one (``torch.float16`` halves the file). They load
+            as the dtype that they had, with the values that were stored.
+        weights: False leaves the weights out, for a slim network whose weights are the kept slices of the base's,
+            which must be saved in the folder above.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the architecture is not known from the model, the model does not fit it, the folder holds
+            something else, or cannot be written.
+        RegistryError: no such architecture, or not one of its options.
+    """
+    folder = Path(folder)
+    model = unwrap(model)
+    origin = _origin(
+        origin_of(model),
+        architecture=architecture,
+        options=None if options is None else dict(options),
+        result=result,
+        variant=variant,
+        classes=None if classes is None else tuple(classes),
+        input=None if input is None else dict(input),
+        metrics=None if metrics is None else dict(metrics),
+        training=None if training is None else dict(training),
+        base=None if base is None else dict(base),
+    )
+    origin = replace(origin, variant=_variant(origin, variant, folder))
+    known = registry().find(origin.architecture)
+    checked = known.check(origin.options)
+    original = build_on_meta(known, checked)
+    described = f"architecture {known.name!r}"
+    expected = original
+    if origin.result is not None:
+        check_attributes(origin.result, original, "the pruning result")
+        expected = apply_result(original, origin.result)
+        described += " with its pruning result"
+    check_fits(model, expected, described)
+    main = floating_dtype(named_tensors(model))
+    config = Config(
+        architecture=known.name,
+        options=checked,
+        variant=origin.variant,
+        input=origin.input,
+        classes=origin.classes,
+        metrics=_plain(origin.metrics, "metrics"),
+        base=_plain(origin.base, "base"),
+        training=_plain(origin.training, "training"),
+        dtype=str(main).removeprefix("torch."),
+        stored_dtype=str(dtype or main).removeprefix("torch."),
+    )
+    where = str(folder / CONFIG)
+    unwritten = FileRecord("0" * 64, 0)
+    expected_files = {PRUNING: unwritten} if origin.result is not None else {}
+    parse_config(replace(config, files=expected_files).to_json().encode(), where)
+    if not weights:
+        config = replace(config, base_weights=_base_weights(model, original, origin, config, folder, dtype))
+    with replacing(folder) as place:
+        files: dict[str, FileRecord] = {}
+        if origin.result is not None:
+            if list_variants(folder):
+                raise CheckpointError(
+                    f"{folder}: holds variants of a base network; save a slim one in a folder pruned-VARIANT in it"
+                )
+            files[PRUNING] = FileRecord(*write_result(origin.result, place / PRUNING, shapes_of(original)))
+        if weights:
+            files[MODEL] = write_weights(model, place / MODEL, dtype)
+            _check_dependants(folder, files[MODEL])
+        text = replace(config, files=files).to_json()
+        parse_config(text.encode(), where)
+        with (place / CONFIG).open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return folder
+
+
+def _origin(attached: Origin | None, architecture: str | None, **fields: Any) -> Origin:
+    given = {name: value for name, value in fields.items() if value is not None}
+    if architecture is not None and (attached is None or attached.architecture != architecture):
+        return Origin(architecture, **given)
+    if attached is None:
+        raise CheckpointError(
+            "save: the architecture of this model is not known, as zoo_slim has neither loaded nor slimmed it; pass"
+            " architecture= (a registered name, see zoo_slim.list_models()), options= (the keyword arguments it was"
+            " built with) and, if it is slim, result="
+        )
+    return replace(attached, **given)
+
+
+def _variant(origin: Origin, given: str | None, folder: Path) -> str | None:
+    named = folder.name.removeprefix(VARIANT_PREFIX) if folder.name.startswith(VARIANT_PREFIX) else None
+    if origin.result is None:
+        if given is not None or named is not None:
+            raise CheckpointError(
+                f"{folder}: variant {given or named!r} is a slim network's, but the model has no pruning result;"
+                " pass result=, or leave the variant out"
+            )
+        return None
+    if named is not None and given is not None and named != given:
+        raise CheckpointError(f"{folder}: the folder is that of variant {named!r}, but variant={given!r} was given")
+    variant = named or origin.variant
+    return None if variant is None else check_variant(variant, str(folder))
+
+
+def _plain(value: dict[str, Any], field: str) -> dict[str, Any]:
+    tree = check_tree(value, "save", field)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _base_weights(
+    model: nn.Module, original: nn.Module, origin: Origin, config: Config, folder: Path, dtype: torch.dtype | None
+) -> FileRecord:
+    """Check that the weights are the kept slices of those in the folder above; return the record of that file."""
+    if origin.result is None or not folder.name.startswith(VARIANT_PREFIX):
+        raise CheckpointError(f"{folder}: only a slim network in a folder pruned-VARIANT can do without weights")
+    parent = find_folder(folder.parent)
+    base = parse_config(read_bytes(parent / CONFIG, 1 << 20), str(parent / CONFIG))
+    if (base.architecture, base.options) != (config.architecture, config.options) or MODEL not in base.files:
+        raise CheckpointError(
+            f"{parent / CONFIG}: expected the weights of {config.architecture!r} with options {config.options},"
+            f" found {base.architecture!r} with {base.options} and files {sorted(base.files)}"
+        )
+    if dtype is not None:
+        raise CheckpointError(f"{folder}: dtype= has no meaning without weights; they are stored as the base's are")
+    state = named_tensors(model)
+    stored, loaded = getattr(torch, base.stored_dtype), getattr(torch, base.dtype)
+    for name, tensor in read_weights(parent / MODEL, base.files[MODEL], original, origin.result.kept).items():
+        if not torch.equal(tensor.to(loaded if tensor.dtype == stored else tensor.dtype), state[name].detach().cpu()):
+            raise CheckpointError(
+                f"tensor {name!r}: is not the kept part of the base's in {parent / MODEL}; save with weights=True"
+            )
+    return base.files[MODEL]
+
+
+def _check_dependants(folder: Path, new: FileRecord) -> None:
+    for variant in list_variants(folder):
+        file = folder / f"{VARIANT_PREFIX}{variant}" / CONFIG
+        needed = parse_config(read_bytes(file, 1 << 20), str(file)).base_weights
+        if needed is not None and needed != new:
+            raise CheckpointError(
+                f"{folder}: variant {variant!r} has no weights of its own and is cut from those that would be replaced;"
+                " save it with weights=True, or remove it, first"
+            )
