@@ -1,7 +1,7 @@
 """The state of a run on disk: the old or the new one, never a mixture, and no pickle.
 
 ``state.json`` names a safetensors file with its sha256. The tensors are written first, under a new name; then
-``state.json`` is replaced by a rename; then the tensors of the state before are removed.
+``state.json`` is replaced by a rename; then what an earlier or a killed writer left is removed.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, An
     write_file(file, data)
     described = {"file": file.name, "bytes": len(data), "sha256": digest}
     write_json(folder / "state.json", {**FORMAT, "tensors": described, **progress})
-    for stale in folder.glob("tensors-*"):
-        if stale.name != file.name:
+    for stale in folder.iterdir():
+        if stale.name.startswith(("tensors-", ".tensors-", ".state.json.")) and stale.name != file.name:
             stale.unlink(missing_ok=True)
 
 

@@ -1,0 +1,304 @@
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo_slim._errors import DataError
+from zoo_slim.training import ImageTensors, load_dataset
+from zoo_slim.training import _cifar as cifar
+from zoo_slim.training._augment import crop_and_flip, normalise
+from zoo_slim.training._data import pixel_statistics, spread, steps_per_epoch
+
+CPU = torch.device("cpu")
+
+
+def pixels(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+def write_idx(file: Path, array: np.ndarray) -> None:
+    data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    if file.suffix == ".gz":
+        data = gzip.compress(data)
+    file.write_bytes(data)
+
+
+def write_fashion(folder: Path, suffix: str = ".gz", *, train: int = 6, test: int = 4) -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).integers(0, 256, (train + test, 28, 28), dtype=np.uint8)
+    labels = (np.arange(train + test) % 10).astype(np.uint8)
+    for stem, part in (("train", slice(train)), ("t10k", slice(train, None))):
+        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", images[part])
+        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels[part])
+    return images
+
+
+@pytest.fixture
+def four_per_file(monkeypatch):
+    monkeypatch.setattr(cifar, "PER_FILE", 4)
+    monkeypatch.setattr(cifar, "GRID", 2)
+
+
+@pytest.mark.usefixtures("four_per_file")
+@pytest.mark.parametrize("sub", ["", "cifar-10-batches-bin"])
+def test_cifar_binary_version(tmp_path, sub):
+    folder = tmp_path / sub
+    folder.mkdir(exist_ok=True)
+    images, labels = pixels(24, 1), np.arange(24) * 7 % 10
+    names = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
+    for k, name in enumerate(names):
+        records = [
+            bytes([label]) + image.tobytes()
+            for label, image in zip(labels[4 * k : 4 * k + 4], images[4 * k : 4 * k + 4], strict=True)
+        ]
+        (folder / name).write_bytes(b"".join(records))
+    for spelling in ("cifar10", "CIFAR10", "CIFAR-10", "cifar_10"):
+        data = load_dataset(spelling, tmp_path)
+    assert np.array_equal(data.train_images, images[:20]) and np.array_equal(data.test_images, images[20:])
+    assert data.train_labels.tolist() + data.test_labels.tolist() == labels.tolist()
+    assert (data.name, data.input_size, len(data.classes)) == ("cifar10", (3, 32, 32), 10)
+
+    (folder / names[2]).write_bytes(b"\0" * 3073)
+    with pytest.raises(DataError, match=r"data_batch_3.bin has 3073 bytes, expected 12292"):
+        load_dataset("cifar10", tmp_path)
+    (folder / names[2]).write_bytes(b"\x0a" * 3073 * 4)
+    with pytest.raises(DataError, match="label 10"):
+        load_dataset("cifar10", tmp_path)
+    (folder / names[2]).unlink()
+    with pytest.raises(DataError, match=r"only data_batch_3.bin missing"):
+        load_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.usefixtures("four_per_file")
+def test_cifar_mosaics(tmp_path):
+    images = pixels(24, 2)
+    for k, name in enumerate([f"train-{k}" for k in range(5)] + ["test-0"]):
+        a, b, c, d = images[4 * k : 4 * k + 4]
+        mosaic = np.concatenate([np.concatenate([a, b], axis=2), np.concatenate([c, d], axis=2)], axis=1)
+        Image.fromarray(mosaic.transpose(1, 2, 0)).save(tmp_path / f"{name}.webp", lossless=True)
+    data = load_dataset("cifar10", tmp_path)
+    assert np.array_equal(data.train_images, images[:20]) and np.array_equal(data.test_images, images[20:])
+    assert data.train_labels[:6].tolist() == [0, 1, 2, 3, 0, 1]
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "train-1.webp", lossless=True)
+    with pytest.raises(DataError, match=r"train-1.webp is 32 x 32 pixels"):
+        load_dataset("cifar10", tmp_path)
+    (tmp_path / "train-1.webp").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"train-1.webp cannot be decoded"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_cifar_npz(tmp_path):
+    images = pixels(10, 3)
+    arrays = {
+        "train_images": images[:8].transpose(0, 2, 3, 1),
+        "train_labels": np.arange(8),
+        "test_images": images[8:].transpose(0, 2, 3, 1),
+        "test_labels": np.arange(2, dtype=np.uint8),
+    }
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    for root in (tmp_path, tmp_path / "cifar10.npz"):
+        assert np.array_equal(load_dataset("cifar10", root).train_images, images[:8])
+    mean, std = images[:8].mean((0, 2, 3)) / 255, images[:8].std((0, 2, 3)) / 255
+    assert load_dataset("cifar10", tmp_path).mean == pytest.approx(mean, abs=1e-6)
+    assert load_dataset("cifar10", tmp_path).std == pytest.approx(std, abs=1e-6)
+
+    np.savez(tmp_path / "cifar10.npz", **{**arrays, "train_labels": np.array([object()] * 8)})
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset("cifar10", tmp_path)
+    np.savez(tmp_path / "cifar10.npz", **{**arrays, "test_images": images[8:]})
+    with pytest.raises(DataError, match=r"test_images must be uint8 \[N, 32, 32, 3\]"):
+        load_dataset("cifar10", tmp_path)
+    np.savez(tmp_path / "cifar10.npz", train_images=arrays["train_images"])
+    with pytest.raises(DataError, match="train_labels"):
+        load_dataset("cifar10", tmp_path)
+    (tmp_path / "cifar10.npz").write_bytes(b"not a zip file")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_cifar_pickles_are_refused(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(DataError, match="pickles and are not read: fetch the binary version"):
+        load_dataset("cifar10", tmp_path)
+    with pytest.raises(DataError, match="there is no such folder"):
+        load_dataset("cifar10", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("sub", "suffix"), [("", ".gz"), ("raw", ""), ("FashionMNIST/raw", ".gz")])
+def test_fashion_mnist(tmp_path, sub, suffix):
+    images = write_fashion(tmp_path / sub, suffix)
+    for spelling in ("fashion-mnist", "FashionMNIST", "fashion_mnist"):
+        data = load_dataset(spelling, tmp_path)
+    assert data.train_images.shape == (6, 3, 32, 32) and data.test_images.shape == (4, 3, 32, 32)
+    assert all(np.array_equal(data.train_images[:, channel, 2:-2, 2:-2], images[:6]) for channel in range(3))
+    assert data.train_images[:, :, :2].sum() == data.train_images[:, :, :, -2:].sum() == 0
+    assert data.test_labels.tolist() == [6, 7, 8, 9]
+    assert len(set(data.mean)) == 1 and data.flip
+    assert not load_dataset("mnist", tmp_path / sub).flip, "a mirrored digit is no digit"
+
+
+def test_damaged_idx_files(tmp_path):
+    write_fashion(tmp_path, "")
+    images, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    good = images.read_bytes()
+    for damaged, message in (
+        (good[:-1], "holds 4703 bytes"),
+        (good + b"\0", "holds 4705 bytes"),
+        (b"\0\0\x0d\x03" + good[4:], "no idx file of bytes"),
+        (good[:4] + struct.pack(">3I", 6, 32, 32) + good[16:], "shape"),
+        (good[:4] + struct.pack(">3I", 2**31, 28, 28) + good[16:], "shape"),
+        (good[:7], "cannot be read"),
+    ):
+        images.write_bytes(damaged)
+        with pytest.raises(DataError, match=message):
+            load_dataset("fashion-mnist", tmp_path)
+    images.write_bytes(good)
+    write_idx(labels, np.zeros(5, dtype=np.uint8))
+    with pytest.raises(DataError, match="6 train images and 5 labels"):
+        load_dataset("fashion-mnist", tmp_path)
+    write_idx(labels, np.full(6, 10, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"labels must lie in 0..9"):
+        load_dataset("fashion-mnist", tmp_path)
+    labels.unlink()
+    with pytest.raises(DataError, match=r"looked for train-images-idx3-ubyte.*name the folder"):
+        load_dataset("fashion-mnist", tmp_path)
+
+
+def test_damaged_gzip(tmp_path):
+    write_fashion(tmp_path)
+    file = tmp_path / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz cannot be read"):
+        load_dataset("fashion-mnist", tmp_path)
+
+
+def test_unknown_names_and_sizes(tmp_path):
+    with pytest.raises(DataError, match="no data set is called 'imagenet'; there are cifar10"):
+        load_dataset("imagenet", tmp_path)
+    with pytest.raises(DataError, match="size=64"):
+        load_dataset("mnist", tmp_path, 64)
+
+
+def write_images(root: Path, split: str, classes: dict[str, int]) -> None:
+    for label, (name, count) in enumerate(classes.items()):
+        (root / split / name).mkdir(parents=True)
+        for k in range(count):
+            noise = np.random.default_rng(100 * label + k).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(root / split / name / f"{k}.png")
+
+
+def test_image_folder(tmp_path):
+    write_images(tmp_path, "train", {"cat": 3, "dog": 4})
+    write_images(tmp_path, "val", {"cat": 1, "dog": 2})
+    data = load_dataset("image-folder", tmp_path, 16)
+    assert (data.classes, data.input_size, data.train_count, data.test_count) == (("cat", "dog"), (3, 16, 16), 7, 3)
+    state = torch.get_rng_state()
+    whole = list(data.train_batches(2, seed=5, epoch=1, device=CPU))
+    assert [images.shape for images, _ in whole] == [(2, 3, 16, 16)] * 3, "the odd image out is left out"
+    again = list(data.train_batches(2, seed=5, epoch=1, first=1, device=CPU, workers=1))
+    for (images, labels), (same_images, same_labels) in zip(whole[1:], again, strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+    other = next(data.train_batches(2, seed=5, epoch=2, device=CPU))
+    assert not torch.equal(whole[0][0], other[0])
+    assert torch.equal(state, torch.get_rng_state()), "the process's generator is not touched"
+    assert [labels.tolist() for _, labels in data.test_batches(2, device=CPU)] == [[0, 1], [1]]
+    few = data.limited(2)
+    assert (few.train_count, few.test_count) == (2, 2) and {label for _, label in few.train_files} == {0, 1}
+
+
+def test_image_folder_errors(tmp_path):
+    with pytest.raises(DataError, match=r"expected train/CLASS/\* and one of val"):
+        load_dataset("image-folder", tmp_path)
+    write_images(tmp_path, "train", {"cat": 1, "dog": 1})
+    write_images(tmp_path, "test", {"cat": 1, "wolf": 1})
+    with pytest.raises(DataError, match="only one of them has dog, wolf"):
+        load_dataset("image-folder", tmp_path)
+    (tmp_path / "test" / "wolf").rename(tmp_path / "test" / "dog")
+    (tmp_path / "test" / "dog" / "0.png").write_bytes(b"no image")
+    data = load_dataset("image-folder", tmp_path, 16)
+    with pytest.raises(DataError, match=r"0.png cannot be decoded"):
+        list(data.test_batches(2, device=CPU))
+    (tmp_path / "test" / "dog" / "0.png").unlink()
+    with pytest.raises(DataError, match="one folder of images per class"):
+        load_dataset("image-folder", tmp_path)
+
+
+def test_crops_and_flips_are_shifted_copies():
+    images = torch.randint(1, 256, (64, 3, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    found = set()
+    crops = crop_and_flip(images, torch.Generator().manual_seed(1), padding=2)
+    for image, border, crop in zip(images, padded, crops, strict=True):
+        places = [
+            (top, left, mirrored)
+            for top in range(5)
+            for left in range(5)
+            for mirrored in (False, True)
+            if torch.equal(crop.flip(2) if mirrored else crop, border[:, top : top + 6, left : left + 5])
+        ]
+        assert len(places) == 1 and crop.shape == image.shape
+        found.add(places[0])
+    assert {top for top, _, _ in found} == {left for _, left, _ in found} == set(range(5))
+    assert {mirrored for *_, mirrored in found} == {False, True}
+
+
+def test_no_flip_means_no_flip():
+    images = torch.arange(4, dtype=torch.uint8).expand(32, 3, 2, 4)
+    crops = crop_and_flip(images, torch.Generator().manual_seed(0), padding=0, flip=False)
+    assert torch.equal(crops, images)
+    flipped = crop_and_flip(images, torch.Generator().manual_seed(0), padding=0, flip=True)
+    assert {tuple(image[0, 0].tolist()) for image in flipped} == {(0, 1, 2, 3), (3, 2, 1, 0)}
+
+
+def test_normalise_and_statistics():
+    images = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = pixel_statistics(images)
+    values = normalise(images, mean, std)
+    assert values.dtype == torch.float32
+    assert values.mean((0, 2, 3)).abs().max() < 1e-4 and (values.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
+    constant = normalise(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), (0.5,), (0.25,))
+    assert torch.allclose(constant, torch.full((1, 1, 2, 2), 2.0))
+
+
+def test_each_epoch_shows_each_image_once():
+    images = torch.arange(12, dtype=torch.uint8).add(1)[:, None, None, None].expand(-1, 3, 8, 8)
+    labels = torch.arange(12)
+    data = ImageTensors("toy", tuple("abcdefghijkl"), images, labels, images, labels, (0.0,) * 3, (1.0,) * 3)
+    orders = []
+    for epoch in range(2):
+        seen = [labels for _, labels in data.train_batches(4, seed=0, epoch=epoch, device=CPU)]
+        assert sorted(torch.cat(seen).tolist()) == list(range(12))
+        orders.append(torch.cat(seen).tolist())
+    assert orders[0] != orders[1]
+    for batch_images, batch_labels in data.train_batches(5, seed=0, epoch=0, device=CPU):
+        assert torch.equal((batch_images.amax((1, 2, 3)) * 255).round().long(), batch_labels + 1)
+    assert len(list(data.train_batches(5, seed=0, epoch=0, device=CPU))) == 2
+    assert data.limited(5).train_labels.tolist() == [0, 2, 4, 7, 9]
+
+
+def test_counting():
+    assert [steps_per_epoch(count, 4) for count in (1, 4, 7, 8)] == [1, 1, 1, 2]
+    assert spread(10, 3).tolist() == [0, 3, 6] and spread(2, 5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_images": torch.zeros(2, 3, 4, 4)}, "train images must be uint8"),
+        ({"test_labels": torch.zeros(3, dtype=torch.int64)}, r"test labels must be int64 \[2\]"),
+        ({"train_labels": torch.tensor([0, 2])}, r"lie in 0..1"),
+        ({"test_images": torch.zeros(0, 3, 4, 4, dtype=torch.uint8)}, "N > 0"),
+    ],
+)
+def test_tensors_are_checked(change, message):
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    fields = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    with pytest.raises(DataError, match=message):
+        ImageTensors("toy", ("a", "b"), **{**fields, **change}, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -1,0 +1,381 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import namedtuple
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from zoo_slim.training import (
+    ImageTensors,
+    Settings,
+    TrainingError,
+    classification_loss,
+    evaluate,
+    fit,
+    seed_everything,
+)
+from zoo_slim.training import _loop as loop
+from zoo_slim.training._state import read_state, write_state
+
+TIMES = ("seconds", "images_per_second")
+
+
+def toy_data(count: int = 48, seed: int = 0) -> ImageTensors:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 120, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images[torch.arange(count), labels] += 100
+    return ImageTensors("toy", ("r", "g", "b"), images, labels, images, labels, (0.4,) * 3, (0.2,) * 3)
+
+
+def toy_model(seed: int = 0, width: int = 6) -> nn.Module:
+    seed_everything(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(width, 3),
+    )
+
+
+SETTINGS = Settings(
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.1,
+    warmup_epochs=1,
+    sparsity=1e-3,
+    label_smoothing=0.1,
+    clip_norm=5.0,
+    nesterov=True,
+    seed=3,
+    device="cpu",
+)
+
+
+def changed(**values) -> Settings:
+    return Settings(**{**SETTINGS.as_dict(), **values})
+
+
+def metrics(folder) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def assert_same_state(first: nn.Module, second: nn.Module) -> None:
+    states = first.state_dict(), second.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    model = toy_model()
+    last = fit(model, toy_data(), SETTINGS, folder)
+    return model, folder, last
+
+
+def test_training_learns_and_is_recorded(uninterrupted):
+    model, folder, last = uninterrupted
+    lines = metrics(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["test_accuracy"] > 0.9 > lines[-1]["train_loss"]
+    assert {key: last[key] for key in lines[-1]} == lines[-1]
+    assert lines[0]["learning_rate"] < 0.1 and 0 < lines[-1]["learning_rate"] < 0.03
+    assert sum(lines[0]["gamma_histogram"]) == 6 and lines[0]["sparsity"] == 1e-3
+    assert not model.training
+    assert evaluate(model, toy_data())["accuracy"] == last["test_accuracy"]
+    assert json.loads((folder / "run.json").read_text())["settings"] == SETTINGS.as_dict()
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 6, 11, 17])
+def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
+    whole, whole_folder, last = uninterrupted
+    seen = 0
+
+    def interrupt(module, inputs):
+        nonlocal seen
+        if module.training:
+            if seen == step:
+                raise KeyboardInterrupt
+            seen += 1
+
+    model = toy_model()
+    hook = model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_data(), changed(checkpoint_seconds=0), tmp_path)
+    hook.remove()
+    fresh = toy_model(seed=0 if step == 0 else 99)
+    torch.rand(7)
+    resumed = fit(fresh, toy_data(), SETTINGS, tmp_path, resume=True)
+    assert_same_state(fresh, whole)
+    assert metrics(tmp_path) == metrics(whole_folder)
+    assert {key: resumed[key] for key in resumed if key not in TIMES} == metrics(whole_folder)[-1]
+    assert set(last) == set(resumed)
+
+
+KILLED = textwrap.dedent(
+    """
+    import sys
+    import torch
+    sys.path.insert(0, sys.argv[1])
+    from test_training_loop import changed, toy_data, toy_model
+    from zoo_slim.training import fit
+    torch.set_num_threads(1)
+    fit(toy_model(), toy_data(), changed(epochs=40, checkpoint_seconds=0), sys.argv[2], resume=True)
+    """
+)
+
+
+def start(folder) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(folder)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def steps_done(folder) -> int:
+    try:
+        state = json.loads((folder / "state" / "state.json").read_text())
+    except FileNotFoundError:
+        return 0
+    return state["epoch"] * 6 + state["step"]
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on(tmp_path):
+    chance = random.Random(time.time_ns())
+    killed_at = []
+    for goal in (chance.randrange(1, 60), chance.randrange(80, 200)):
+        process = start(tmp_path / "killed")
+        while steps_done(tmp_path / "killed") < goal and process.poll() is None:
+            time.sleep(0.001 * chance.random())
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        killed_at.append(steps_done(tmp_path / "killed"))
+    finals = []
+    for name in ("killed", "whole"):
+        process = start(tmp_path / name)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        finals.append(read_state(tmp_path / name / "state"))
+    (killed, _), (whole, _) = finals
+    assert 0 < killed_at[0] < killed_at[1] < 240
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in killed.items()), f"killed at {killed_at}"
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert len(list((tmp_path / "killed" / "state").glob("tensors-*"))) == 1
+
+
+def test_finished_run_returns_at_once(uninterrupted, monkeypatch):
+    whole, folder, last = uninterrupted
+    monkeypatch.setattr(loop._Run, "train_epoch", lambda self: pytest.fail("trained again"))
+    model = toy_model(seed=5)
+    assert fit(model, toy_data(), SETTINGS, folder, resume=True) == last
+    assert_same_state(model, whole)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "settings", "message"),
+    [
+        ({}, {}, {"sparsity": 0.0}, "settings sparsity = 0.001, now it is 0.0"),
+        ({}, {}, {"epochs": 4}, "settings epochs = 3, now it is 4"),
+        ({}, {"count": 24}, {}, "dataset train_count = 48, now it is 24"),
+        ({"width": 7}, {}, {}, "model shapes_sha256"),
+    ],
+)
+def test_resuming_another_run_is_refused(uninterrupted, model, data, settings, message):
+    with pytest.raises(TrainingError, match=message):
+        fit(toy_model(**model), toy_data(**data), changed(**settings), uninterrupted[1], resume=True)
+
+
+def test_folder_with_a_run_is_refused(uninterrupted):
+    with pytest.raises(TrainingError, match=r"already holds a run: resume it \(--resume\), or choose another folder"):
+        fit(toy_model(), toy_data(), SETTINGS, uninterrupted[1])
+
+
+def test_seed_decides(tmp_path, uninterrupted):
+    for name, settings in (("same", SETTINGS), ("other", changed(seed=4))):
+        model = toy_model()
+        fit(model, toy_data(), settings, tmp_path / name)
+        if name == "same":
+            assert_same_state(model, uninterrupted[0])
+        else:
+            assert not torch.equal(model[0].weight, uninterrupted[0][0].weight)
+
+
+def test_limit(tmp_path):
+    fit(toy_model(), toy_data(), changed(limit=16, epochs=2), tmp_path)
+    state = read_state(tmp_path / "state")
+    assert int(state[0]["model.1.num_batches_tracked"]) == 4
+
+
+def test_sparsity_shrinks_scales(tmp_path):
+    sizes = []
+    for sparsity in (0.0, 0.05):
+        model = toy_model(width=16)
+        fit(model, toy_data(), changed(sparsity=sparsity, clip_norm=0.0), tmp_path / str(sparsity))
+        sizes.append(float(model[1].weight.detach().abs().sum()))
+    assert sizes[1] < sizes[0] - 0.1
+
+
+def test_one_step_is_sgd_with_the_l1_subgradient(tmp_path):
+    data = toy_data(8)
+    settings = Settings(epochs=1, batch_size=8, learning_rate=0.1, sparsity=0.01, device="cpu", channels_last=False)
+    model, reference = toy_model(), toy_model()
+    model[5].p = reference[5].p = 0.0
+    reference.train()
+    images, labels = next(data.train_batches(8, seed=0, epoch=0, device=torch.device("cpu")))
+    functional.cross_entropy(reference(images), labels).backward()
+    for name, parameter in reference.named_parameters():
+        step = parameter.grad + 5e-4 * parameter.detach()
+        if name == "1.weight":
+            step = step + 0.01 * parameter.detach().sign()
+        parameter.data -= 0.1 * step
+    fit(model, data, settings, tmp_path)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, reference.get_parameter(name), rtol=1e-5, atol=1e-7)
+
+
+def test_diverging_run_keeps_the_last_good_state(tmp_path):
+    data = toy_data()
+    model = toy_model()
+    seen = 0
+
+    def poison(module, inputs, output):
+        nonlocal seen
+        seen += module.training
+        return output * float("nan") if seen == 9 else output
+
+    model.register_forward_hook(poison)
+    with pytest.raises(TrainingError, match="no longer finite in epoch 2"):
+        fit(model, data, changed(checkpoint_seconds=0), tmp_path)
+    tensors, position = read_state(tmp_path / "state")
+    assert (position["epoch"], position["step"]) == (1, 2)
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def test_bfloat16_trains_and_tests_in_float32(tmp_path):
+    model = toy_model()
+    dtypes = set()
+    model[0].register_forward_hook(lambda module, inputs, output: dtypes.add((module.training, output.dtype)))
+    last = fit(model, toy_data(), changed(amp="bf16"), tmp_path)
+    assert dtypes == {(True, torch.bfloat16), (False, torch.float32)}
+    assert last["test_accuracy"] > 0.9
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_evaluate_restores_modes_and_counts():
+    model, data = toy_model(), toy_data(20)
+    model.train()
+    model[1].eval()
+    first, again = evaluate(model, data, batch_size=7), evaluate(model, data, batch_size=20)
+    assert model.training and not model[1].training and model[5].training
+    assert first["count"] == 20 and first["accuracy"] == again["accuracy"]
+    model.eval()
+    images, labels = next(data.test_batches(20, device=torch.device("cpu")))
+    logits = model(images)
+    assert first["accuracy"] == (logits.argmax(1) == labels).double().mean()
+    assert first["loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
+
+
+def test_state_is_the_old_or_the_new_one(tmp_path, monkeypatch):
+    write_state(tmp_path, {"a": torch.arange(3)}, {"step": 1})
+    replace = type(tmp_path).replace
+
+    def crash(self, target):
+        if target.name == "state.json":
+            raise OSError("disk full")
+        return replace(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_state(tmp_path, {"a": torch.arange(4)}, {"step": 2})
+    monkeypatch.undo()
+    tensors, position = read_state(tmp_path)
+    assert position["step"] == 1 and tensors["a"].tolist() == [0, 1, 2]
+    (tmp_path / ".tensors-0.safetensors.123").write_bytes(b"killed while writing")
+    write_state(tmp_path, {"a": torch.arange(5)}, {"step": 3})
+    assert len(list(tmp_path.iterdir())) == 2, "what the crash left behind is gone"
+
+
+def test_damaged_state_is_refused(tmp_path):
+    assert read_state(tmp_path) is None
+    write_state(tmp_path, {"a": torch.arange(3)}, {"step": 1})
+    file = next(tmp_path.glob("tensors-*"))
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(TrainingError, match="its sha256 is not the recorded one"):
+        read_state(tmp_path)
+    file.unlink()
+    with pytest.raises(TrainingError, match="cannot be read"):
+        read_state(tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    for damaged, message in (
+        ({**state, "tensors": {"file": "../x", "sha256": ""}}, "no file beside it"),
+        ({**state, "tensors": 3}, "does not say where"),
+        ({**state, "version": 2}, "no training state of version 1"),
+    ):
+        (tmp_path / "state.json").write_text(json.dumps(damaged))
+        with pytest.raises(TrainingError, match=message):
+            read_state(tmp_path)
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        read_state(tmp_path)
+
+
+GoogLeNet = namedtuple("GoogLeNet", ["logits", "aux_logits2", "aux_logits1"])
+
+
+def test_auxiliary_logits():
+    generator = torch.Generator().manual_seed(0)
+    main, aux, other = torch.randn(3, 4, 5, generator=generator)
+    labels = torch.tensor([0, 1, 2, 3])
+    losses = [functional.cross_entropy(logits, labels) for logits in (main, aux, other)]
+    cases = [
+        (main, losses[0]),
+        ((main, None), losses[0]),
+        ((main, aux), losses[0] + 0.4 * losses[1]),
+        (GoogLeNet(main, aux, other), losses[0] + 0.3 * losses[1] + 0.3 * losses[2]),
+        ({"aux": aux, "logits": main}, losses[0] + 0.4 * losses[1]),
+    ]
+    for outputs, expected in cases:
+        torch.testing.assert_close(classification_loss(outputs, labels), expected)
+    smooth = functional.cross_entropy(main, labels, label_smoothing=0.1)
+    torch.testing.assert_close(classification_loss(main, labels, 0.1), smooth)
+    for wrong in (torch.rand(4, 5, 2, 2), {"x": main}, (None, main), [main] * 4, "logits"):
+        with pytest.raises(TrainingError):
+            classification_loss(wrong, labels)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"sparsity": -1.0}, "sparsity must be"),
+        ({"warmup_epochs": 10}, "warmup_epochs"),
+        ({"amp": "fp8"}, "amp must be one of no, bf16, fp16"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+        ({"label_smoothing": 1.0}, "below 1"),
+    ],
+)
+def test_settings_are_checked(values, message):
+    with pytest.raises(TrainingError, match=message):
+        Settings(**values)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_missing_device_is_said(tmp_path):
+    with pytest.raises(TrainingError, match="device cuda is not available"):
+        fit(toy_model(), toy_data(), changed(device="cuda"), tmp_path)
