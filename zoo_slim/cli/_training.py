@@ -1,5 +1,6 @@
 """The commands train, finetune, eval and run."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     architecture: Annotated[str, typer.Argument(help="A registered name; `zoo-slim list` shows them.")],
     dataset: DatasetName,
     data: DataRoot,
@@ -84,28 +86,10 @@ def train(
     """Train an architecture, with an L1 penalty on its BatchNorm scales if --sparsity is given."""
     from zoo_slim.training import _pipeline
 
-    settings = _settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        sparsity=sparsity,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        label_smoothing=label_smoothing,
-        clip_norm=clip_norm,
-        seed=seed,
-        device=device,
-        amp=amp,
-        channels_last=channels_last,
-        workers=workers,
-        limit=limit,
-    )
     saved = _pipeline.train(
         architecture,
         _data(dataset, data, image_size, download),
-        settings,
+        _settings(context),
         output,
         options=_options(option, stem, num_classes),
         resume=resume,
@@ -115,6 +99,7 @@ def train(
 
 
 def finetune(
+    context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
     dataset: DatasetName,
     data: DataRoot,
@@ -142,28 +127,10 @@ def finetune(
     """Train the network of a slim checkpoint further."""
     from zoo_slim.training import _pipeline
 
-    settings = _settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        sparsity=sparsity,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        label_smoothing=label_smoothing,
-        clip_norm=clip_norm,
-        seed=seed,
-        device=device,
-        amp=amp,
-        channels_last=channels_last,
-        workers=workers,
-        limit=limit,
-    )
     saved = _pipeline.finetune(
         checkpoint,
         _data(dataset, data, image_size, download),
-        settings,
+        _settings(context),
         output,
         resume=resume,
         command=_command(),
@@ -186,7 +153,7 @@ def evaluate(
     """Test the network of a slim checkpoint."""
     from zoo_slim.training import _pipeline
 
-    measured = _pipeline.test(
+    measured = _pipeline.measure(
         checkpoint,
         _data(dataset, data, image_size, download),
         batch_size=batch_size,
@@ -198,6 +165,7 @@ def evaluate(
 
 
 def run(
+    context: typer.Context,
     architecture: Annotated[str | None, typer.Argument(help="A registered name (or --net).")] = None,
     net: Annotated[str | None, typer.Option("--net", help="The same as the argument.")] = None,
     dataset: DatasetName = "cifar10",
@@ -245,38 +213,19 @@ def run(
     if name is None and ckpt is None and ckpt_pruned is None:
         raise typer.BadParameter("name the architecture: zoo-slim run resnet18 …, or --net resnet18")
     where = _data(dataset, data, image_size, download)
-    if (ckpt_pruned or ckpt) and not sparsity_train and not fine_tune:
-        source = ckpt_pruned or ckpt
-        assert source is not None
-        tested = _pipeline.test(source, where, device=device, limit=limit, workers=workers)
-        _show(tested, as_json=False)
+    source = ckpt_pruned or ckpt
+    if source is not None and not sparsity_train and not fine_tune:
+        _show(_pipeline.measure(source, where, device=device, limit=limit, workers=workers), as_json=False)
         return
-    common = {
-        "batch_size": batch_size,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "weight_decay": weight_decay,
-        "label_smoothing": label_smoothing,
-        "clip_norm": clip_norm,
-        "seed": seed,
-        "device": device,
-        "amp": amp,
-        "channels_last": channels_last,
-        "workers": workers,
-        "limit": limit,
-    }
-    settings = _settings(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        sparsity=sparsity if sparsity_train else 0.0,
-        warmup_epochs=warmup_epochs,
-        **common,
+    settings = _settings(context, sparsity=sparsity if sparsity_train else 0.0)
+    tuning = _settings(
+        context, epochs=fine_tune_epochs, learning_rate=fine_tune_learning_rate, sparsity=0.0, warmup_epochs=0
     )
     summary = _pipeline.run_all(
         name,
         where,
         settings,
-        _settings(epochs=fine_tune_epochs, learning_rate=fine_tune_learning_rate, **common) if fine_tune else None,
+        tuning if fine_tune else None,
         prune_ratio,
         output,
         options=_options(option, stem, num_classes),
@@ -292,10 +241,12 @@ def run(
     typer.echo(f"saved {summary['saved']}")
 
 
-def _settings(**values: Any) -> "Settings":
+def _settings(context: typer.Context, **instead: Any) -> "Settings":
+    """Take the settings from the command's parameters of the same names."""
     from zoo_slim.training import Settings
 
-    return Settings(**values)
+    names = {field.name for field in dataclasses.fields(Settings)}
+    return Settings(**{**{name: value for name, value in context.params.items() if name in names}, **instead})
 
 
 def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":

@@ -293,8 +293,11 @@ class _Run:
 
 
 def _accelerator(settings: Settings) -> "Accelerator":
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    except ImportError as error:
+        raise TrainingError('training needs accelerate: pip install "zoo_slim[train]"') from error
 
     if settings.device != "auto":
         available = {

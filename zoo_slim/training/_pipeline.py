@@ -17,7 +17,7 @@ from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError, seed_everything
 from zoo_slim.training._state import write_json
 
-__all__ = ["Data", "finetune", "run_all", "test", "train"]
+__all__ = ["Data", "finetune", "measure", "run_all", "train"]
 
 MODEL = "model"
 """Name of the slim checkpoint's folder inside a run's folder."""
@@ -39,7 +39,7 @@ class Data:
 
 def train(
     architecture: str,
-    data: Data,
+    data: Data | Dataset,
     settings: Settings,
     folder: str | Path,
     *,
@@ -52,7 +52,7 @@ def train(
 
     Args:
         architecture: a registered name.
-        data: what to train on.
+        data: what to train on; a data set that is read already is fine too.
         settings: with ``sparsity`` above 0 it is sparsity training.
         folder: of the run; the slim checkpoint lies in ``model/`` in it.
         options: for the builder; ``num_classes`` comes from the data where the architecture has it and it is not given.
@@ -63,9 +63,10 @@ def train(
     Returns:
         The folder of the slim checkpoint.
     """
+    from zoo_slim import checkpoint
     from zoo_slim.registry import registry
 
-    dataset = data.load()
+    dataset = _dataset(data)
     found = registry().find(architecture)
     options = _with_classes(found, dict(options or {}), dataset)
     seed_everything(settings.seed)
@@ -78,8 +79,6 @@ def train(
         except RuntimeError as error:
             raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
     last = fit(model, dataset, settings, folder, resume)
-    from zoo_slim import checkpoint
-
     target = Path(folder) / MODEL
     checkpoint.save(
         model,
@@ -96,7 +95,7 @@ def train(
 
 def finetune(
     source: str | Path,
-    data: Data,
+    data: Data | Dataset,
     settings: Settings,
     folder: str | Path,
     *,
@@ -116,21 +115,39 @@ def finetune(
     Returns:
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
-    dataset = data.load()
+    from zoo_slim import checkpoint
+
+    dataset = _dataset(data)
     model = _load(source)
     _check_classes(model, dataset)
     last = fit(model, dataset, settings, folder, resume)
-    return _save_tuned(model, dataset, settings, Path(folder) / MODEL, last, command)
+    target = Path(folder) / MODEL
+    checkpoint.save(
+        model,
+        target,
+        classes=dataset.classes,
+        input=_input(dataset),
+        metrics=_metrics(model, dataset, last["test_accuracy"]),
+        training=_provenance(dataset, settings, command),
+    )
+    return target
 
 
-def test(source: str | Path, data: Data, *, batch_size: int = 256, device: str = "auto", limit: int = 0,
-         workers: int = 0) -> dict[str, Any]:  # fmt: skip
+def measure(
+    source: str | Path,
+    data: Data | Dataset,
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+    limit: int = 0,
+    workers: int = 0,
+) -> dict[str, Any]:
     """Evaluate the network of a slim checkpoint.
 
     Returns:
         What `zoo_slim.training.evaluate` returns, and ``params`` and ``macs`` of one image.
     """
-    dataset = data.load()
+    dataset = _dataset(data)
     model = _load(source)
     _check_classes(model, dataset)
     if limit:
@@ -143,7 +160,7 @@ def test(source: str | Path, data: Data, *, batch_size: int = 256, device: str =
 
 def run_all(
     architecture: str | None,
-    data: Data,
+    data: Data | Dataset,
     settings: Settings,
     tuning: Settings | None,
     ratio: float,
@@ -185,15 +202,14 @@ def run_all(
     from zoo_slim import checkpoint, slim
     from zoo_slim.schema import PruningSchema
 
-    folder = Path(folder)
+    folder, dataset = Path(folder), _dataset(data)
     trained = base
     if trained is None:
         if architecture is None:
             raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
         trained = train(
-            architecture, data, settings, folder, options=options, start=start, resume=resume, command=command
+            architecture, dataset, settings, folder, options=options, start=start, resume=resume, command=command
         )
-    dataset = data.load()
     whole = _load(trained)
     _check_classes(whole, dataset)
     tested = dataset.limited(settings.limit) if settings.limit else dataset
@@ -229,30 +245,13 @@ def run_all(
     return summary
 
 
+def _dataset(data: Data | Dataset) -> Dataset:
+    return data.load() if isinstance(data, Data) else data
+
+
 def _accuracy(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
     where = "cuda" if torch.cuda.is_available() and settings.device in ("auto", "cuda") else "cpu"
     return evaluate(model, dataset, device=where, workers=settings.workers)["accuracy"]
-
-
-def _save_tuned(
-    model: nn.Module,
-    dataset: Dataset,
-    settings: Settings,
-    target: Path,
-    last: Mapping[str, Any],
-    command: str | None,
-) -> Path:
-    from zoo_slim import checkpoint
-
-    checkpoint.save(
-        model,
-        target,
-        classes=dataset.classes,
-        input=_input(dataset),
-        metrics=_metrics(model, dataset, last["test_accuracy"]),
-        training=_provenance(dataset, settings, command),
-    )
-    return target
 
 
 def _load(source: str | Path) -> nn.Module:
@@ -281,8 +280,10 @@ def _check_classes(model: nn.Module, dataset: Dataset) -> None:
 
     origin = origin_of(model)
     if origin is not None and origin.classes and len(origin.classes) != len(dataset.classes):
-        raise TrainingError(f"the model tells {len(origin.classes)} classes apart, {dataset.name} has "
-                            f"{len(dataset.classes)}; choose the data set that it was trained for")  # fmt: skip
+        raise TrainingError(
+            f"the model tells {len(origin.classes)} classes apart, {dataset.name} has {len(dataset.classes)}; "
+            "choose the data set that it was trained for"
+        )
 
 
 def _example(dataset: Dataset) -> torch.Tensor:

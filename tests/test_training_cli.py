@@ -1,0 +1,146 @@
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from zoo_slim._errors import DataError
+from zoo_slim.cli import app, main
+from zoo_slim.training import Settings, TrainingError, _pipeline
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Record what the commands ask the pipeline for, instead of doing it."""
+    calls = {}
+
+    def recorder(name, returns):
+        def record(*arguments, **keywords):
+            calls[name] = (arguments, keywords)
+            return returns
+
+        return record
+
+    monkeypatch.setattr(_pipeline, "train", recorder("train", "runs/x/model"))
+    monkeypatch.setattr(_pipeline, "finetune", recorder("finetune", "runs/y/model"))
+    monkeypatch.setattr(_pipeline, "measure", recorder("measure", {"accuracy": 0.5, "count": 1000}))
+    summary = {"base": {"test_accuracy": 0.9}, "slim": {"test_accuracy": 0.8, "params": 1234}, "saved": "output/model"}
+    monkeypatch.setattr(_pipeline, "run_all", recorder("run_all", summary))
+    return calls
+
+
+def invoke(*words: str):
+    result = CliRunner().invoke(app, [*words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+DATA = ("--dataset", "fashion-mnist", "--data", "here")
+
+
+def test_train(called):
+    command = "train resnet18 --epochs 8 --batch-size 128 --lr 0.05 --sparsity 1e-3 --seed 7 --output runs/x --resume"
+    shape = "--stem cifar --num-classes 10 --option width=2 --option zero-init-residual=true --option rate=0.5"
+    output = invoke(*command.split(), *shape.split(), *DATA, "--limit", "9", "--no-channels-last", "--amp", "bf16")
+    assert output == "saved runs/x/model\n"
+    (name, data, settings, folder), keywords = called["train"]
+    assert (name, data.name, str(data.root), str(folder)) == ("resnet18", "fashion-mnist", "here", "runs/x")
+    assert settings == Settings(
+        epochs=8,
+        batch_size=128,
+        learning_rate=0.05,
+        sparsity=1e-3,
+        seed=7,
+        limit=9,
+        channels_last=False,
+        amp="bf16",
+    )
+    assert keywords["options"] == {
+        "stem": "cifar",
+        "num_classes": 10,
+        "width": 2,
+        "zero_init_residual": True,
+        "rate": 0.5,
+    }
+    assert keywords["resume"] is True
+
+
+def test_command_line_is_recorded(called, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["zoo-slim", "train", "resnet18", "--data", "my data"])
+    invoke("train", "resnet18", *DATA, "--output", "x")
+    assert called["train"][1]["command"] == "zoo-slim train resnet18 --data 'my data'"
+
+
+def test_finetune(called):
+    invoke("finetune", "runs/x/model", *DATA, "--save_dir", "runs/y", "--learning_rate", "0.002", "--epochs", "3")
+    (source, _, settings, folder), _ = called["finetune"]
+    assert (source, str(folder)) == ("runs/x/model", "runs/y")
+    assert (settings.learning_rate, settings.epochs) == (0.002, 3)
+
+
+def test_eval(called):
+    assert invoke("eval", "runs/x/model", *DATA) == "  accuracy  0.5000\n     count  1,000\n"
+    assert json.loads(invoke("eval", "runs/x/model", *DATA, "--json")) == {"accuracy": 0.5, "count": 1000}
+
+
+def test_run_takes_the_original_command(called):
+    original = """--save_dir output --dataset cifar10 --net resnet18 --epochs 120 --batch_size 64 --learning_rate 0.01
+        --sparsity_train --s 0.0001 --fine_tune --prune_schema ./schema/resnet18.json --fine_tune_epochs 120
+        --fine_tune_learning_rate 0.001 --prune_ratio 0.75"""
+    output = invoke("run", *original.split())
+    assert "slim: test_accuracy 0.8000, params 1,234" in output and output.endswith("saved output/model\n")
+    (name, data, settings, tuning, ratio, folder), keywords = called["run_all"]
+    assert (name, data.name, ratio, str(folder)) == ("resnet18", "cifar10", 0.75, "output")
+    assert settings == Settings(epochs=120, learning_rate=0.01, sparsity=1e-4)
+    assert tuning == Settings(epochs=120, learning_rate=0.001)
+    assert str(keywords["schema"]) == "schema/resnet18.json" and keywords["base"] is keywords["start"] is None
+
+
+def test_run_only_does_what_it_is_told(called):
+    invoke("run", "vgg11_bn", "--dataset", "cifar10")
+    (name, _, settings, tuning, *_), _ = called.pop("run_all")
+    assert (name, settings.sparsity, tuning) == ("vgg11_bn", 0.0, None)
+    invoke("run", "--net", "resnet18", "--ckpt", "a")
+    assert called.pop("measure")[0][0] == "a"
+    invoke("run", "--net", "resnet18", "--ckpt", "a", "--ckpt_pruned", "a/pruned-0.75")
+    assert called.pop("measure")[0][0] == "a/pruned-0.75"
+    invoke("run", "--ckpt", "a", "--fine-tune")
+    assert called["run_all"][1]["base"] == "a" and called["run_all"][1]["start"] is None
+    invoke("run", "--net", "resnet18", "--ckpt", "a", "--sparsity-train")
+    assert called["run_all"][1]["start"] == "a" and called["run_all"][1]["base"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run",), "name the architecture"),
+        (("train", "resnet18", *DATA, "--output", "x", "--option", "stem"), "key=value"),
+        (("train", "resnet18", *DATA, "--output", "x", "--epochs", "0"), "--epochs"),
+    ],
+)
+def test_wrong_usage_exits_with_2(called, words, message):
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 2 and message in " ".join(result.output.replace("│", " ").split())
+    assert not called
+
+
+@pytest.mark.parametrize("error", [TrainingError("already holds a run"), DataError("no such data")])
+def test_a_users_mistake_is_one_line(monkeypatch, capsys, error):
+    def fail(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(_pipeline, "train", fail)
+    monkeypatch.setattr(sys, "argv", ["zoo-slim", "train", "resnet18", *DATA, "--output", "x"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    captured = capsys.readouterr()
+    assert exit.value.code == 1
+    assert captured.err == f"zoo-slim: {error}\n" and not captured.out
+
+
+def test_wrong_setting_is_one_line(capsys, monkeypatch):
+    words = ["zoo-slim", "train", "resnet18", *DATA, "--output", "x", "--lr", "-1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "zoo-slim: learning_rate must be a finite number that is not negative, not -1.0\n"
