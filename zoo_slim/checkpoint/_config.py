@@ -1,6 +1,7 @@
 """``config.json``: what a checkpoint says about itself, validated field by field."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -75,7 +76,7 @@ def read_bytes(file: Path, limit: int) -> bytes:
         CheckpointError: it is missing, not a regular file, unreadable or longer than ``limit`` bytes.
     """
     try:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise CheckpointError(f"{file}: there is no such file; a zoo_slim checkpoint has one")
         if (size := file.stat().st_size) > limit:
             raise CheckpointError(f"{file}: is {size} bytes long, at most {limit} are read")

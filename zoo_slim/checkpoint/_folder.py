@@ -43,7 +43,7 @@ def _aside(folder: Path, kind: str) -> list[Path]:
 
 
 def _find(folder: Path) -> Path:
-    if not folder.exists():
+    if not os.path.exists(folder):
         for old in _aside(folder, "old"):
             return old
     return folder

@@ -75,15 +75,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def _inside(folder: Path, name: str) -> Path:
     """Return the path of a checkpoint's file; links may not lead out, but to the blobs of a Hub cache's snapshot."""
     file = folder / name
-    real = folder.resolve()
+    real = Path(os.path.realpath(folder))
     roots = [real, *(parent.parent / "blobs" for parent in real.parents[:2] if parent.name == "snapshots")]
-    if not any(file.resolve().is_relative_to(root) for root in roots):
+    if not any(Path(os.path.realpath(file)).is_relative_to(root) for root in roots):
         raise CheckpointError(f"{file}: is a link that leads out of the checkpoint; put the file itself there")
     return file
 
 
 def _read_config(folder: Path) -> Config:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CheckpointError(f"{folder}: there is no such folder")
     file = _inside(folder, CONFIG)
     config = parse_config(read_bytes(file, 1 << 20), str(file))

@@ -1,0 +1,300 @@
+"""Find a checkpoint by name, and load it: ``resnet18``, ``hf-hub:org/name@revision``, ``local-dir:path``."""
+
+import importlib.resources
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim import checkpoint
+from zoo_slim._errors import CheckpointError, RegistryError
+from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
+from zoo_slim.checkpoint._config import check_variant
+from zoo_slim.checkpoint._folder import find_folder
+from zoo_slim.checkpoint._load import resolve_device
+from zoo_slim.checkpoint._meta import build_real
+from zoo_slim.registry import registry
+
+__all__ = ["BundledPlace", "HubPlace", "LocalPlace", "Place", "bundled_zoo", "load", "places", "variants"]
+
+HUB_PREFIX, LOCAL_PREFIX = "hf-hub:", "local-dir:"
+NAMESPACE = "ZOO_SLIM_NAMESPACE"
+"""Environment variable: the namespace on the Hub for registered names; ``""`` for none, default ``zoo-slim``."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}")
+
+
+class NotThereError(CheckpointError):
+    """A place does not have what was asked for; the next one may.
+
+    Attributes:
+        exists: whether the place itself was found, so that it can be asked for its variants.
+    """
+
+    def __init__(self, message: str, exists: bool = True):
+        super().__init__(message)
+        self.exists = exists
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A folder on this machine: a base checkpoint with its variants, or a variant itself."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{LOCAL_PREFIX}{self.folder}"
+
+    def variants(self) -> list[str]:
+        """Return the variants in the folder."""
+        return checkpoint.variants(self.folder)
+
+    def fetch(self, pruned: str | None, weights: bool) -> Path:
+        """Return the checkpoint's own folder.
+
+        Raises:
+            NotThereError: there is no such folder or variant, or the base has no weights, though they are wanted.
+        """
+        folder = self.folder
+        if pruned is not None:
+            inside = folder / f"{VARIANT_PREFIX}{pruned}"
+            if os.path.isfile(place := find_folder(inside) / CONFIG):
+                if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(find_folder(folder))):
+                    raise CheckpointError(f"{inside}: is a link that leads out of {folder}; load it by its own path")
+                return inside
+        place = find_folder(folder)
+        if not os.path.isdir(place):
+            raise NotThereError("there is no such folder", exists=False)
+        if not os.path.isfile(place / CONFIG):
+            raise NotThereError(f"it has no {'variant ' + repr(pruned) if pruned else CONFIG}")
+        if pruned is None and not weights:
+            return folder
+        config = checkpoint.read_config(folder)
+        if pruned is not None:
+            if PRUNING in config.files and config.variant == pruned:
+                return folder
+            raise NotThereError(f"it has no variant {pruned!r}")
+        if not config.files:
+            raise NotThereError(f"it has no {MODEL}")
+        return folder
+
+
+@dataclass(frozen=True)
+class BundledPlace(LocalPlace):
+    """A model's folder in the zoo that comes with the package."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the bundled zoo ({self.name})"
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A model's repository on the Hugging Face Hub."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{HUB_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+    def variants(self) -> list[str]:
+        """Return the variants in the repository, found by listing it.
+
+        Raises:
+            NotThereError: it cannot be listed.
+        """
+        try:
+            from huggingface_hub import HfApi
+
+            files = HfApi().list_repo_files(self.repo, revision=self.revision)
+        except Exception as error:
+            raise NotThereError(_reason(error), exists=False) from error
+        folders = [name.removesuffix(f"/{CONFIG}") for name in files if name.endswith(f"/{CONFIG}")]
+        return sorted(f.removeprefix(VARIANT_PREFIX) for f in folders if f.startswith(VARIANT_PREFIX) and "/" not in f)
+
+    def fetch(self, pruned: str | None, weights: bool) -> Path:
+        """Download the files of one checkpoint and return its folder in the cache.
+
+        All files are of one commit: the one that the revision names when the first is fetched.
+
+        Raises:
+            NotThereError: the Hub cannot be reached, or has no such repository, revision or variant.
+        """
+        prefix = "" if pruned is None else f"{VARIANT_PREFIX}{pruned}/"
+        file = self._download(prefix + CONFIG, self.revision)
+        commit = (file.parent if pruned is None else file.parent.parent).name
+        config = checkpoint.read_config(file.parent)
+        if PRUNING in config.files:
+            self._download(prefix + PRUNING, commit)
+        if weights and MODEL in config.files:
+            self._download(prefix + MODEL, commit)
+        elif weights and PRUNING in config.files:
+            self._download(CONFIG, commit)
+            self._download(MODEL, commit)
+        elif weights:
+            raise NotThereError(f"it has no {MODEL}")
+        return file.parent
+
+    def _download(self, file: str, revision: str | None) -> Path:
+        try:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(self.repo, file, revision=revision, library_name="zoo_slim"))
+        except Exception as error:
+            exists = type(error).__name__ in ("EntryNotFoundError", "RemoteEntryNotFoundError")
+            raise NotThereError(f"{file}: {_reason(error)}", exists) from error
+
+
+Place = LocalPlace | HubPlace
+
+
+def _reason(error: Exception) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def bundled_zoo() -> Path:
+    """Return the folder of the zoo that comes with the package; it need not exist."""
+    return Path(str(importlib.resources.files("zoo_slim").joinpath("zoo")))
+
+
+def places(name: str, revision: str | None = None) -> list[Place]:
+    """Return where a name is looked for, in order.
+
+    Args:
+        name: ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` is a repository, ``local-dir:path`` a folder. Any
+            other is a registered name: the bundled zoo has it (unless a revision is given), or the default namespace
+            on the Hub, where ``/`` becomes ``__``.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: the name is malformed, or looks like a repository or a path but has no prefix.
+        RegistryError: no architecture and no bundled model has the name.
+    """
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise CheckpointError(f"revision {revision!r}: expected a branch, a tag or a commit")
+    if name.startswith(HUB_PREFIX):
+        repo, separator, named = name.removeprefix(HUB_PREFIX).partition("@")
+        if not _REPO.fullmatch(repo) or (separator and not _REVISION.fullmatch(named)):
+            raise CheckpointError(f"{name!r}: expected {HUB_PREFIX}org/name or {HUB_PREFIX}org/name@revision")
+        if separator and revision is not None and revision != named:
+            raise CheckpointError(f"{name!r} names a revision, but revision={revision!r} was given too; leave one out")
+        return [HubPlace(repo, named or revision)]
+    if name.startswith(LOCAL_PREFIX):
+        if revision is not None:
+            raise CheckpointError(f"{name!r}: a folder has no revisions, but revision={revision!r} was given")
+        if not (path := name.removeprefix(LOCAL_PREFIX)):
+            raise CheckpointError(f"{name!r}: expected {LOCAL_PREFIX}path")
+        return [LocalPlace(Path(path).expanduser())]
+    return _registered_places(name, revision)
+
+
+def _registered_places(name: str, revision: str | None) -> list[Place]:
+    valid = _NAME.fullmatch(name) is not None
+    bundled = BundledPlace(bundled_zoo() / name, name)
+    if not (valid and bundled.folder.is_dir()):
+        try:
+            registry().find(name)
+        except RegistryError:
+            if valid and "/" not in name and not os.path.exists(name):
+                raise
+            raise CheckpointError(
+                f"{name!r} is not a registered name. For a repository on the Hub write"
+                f" '{HUB_PREFIX}{name.lstrip('./~')}', for a folder '{LOCAL_PREFIX}{name}'"
+            ) from None
+    found: list[Place] = [] if revision is not None else [bundled]
+    namespace = os.environ.get(NAMESPACE, "zoo-slim")
+    if namespace:
+        repo = f"{namespace}/{name.replace('/', '__')}"
+        if not _REPO.fullmatch(repo):
+            raise CheckpointError(f"{repo!r} cannot be a repository; check the environment variable {NAMESPACE}")
+        found.append(HubPlace(repo, revision))
+    return found
+
+
+def load(
+    name: str,
+    pruned: str | float | None = None,
+    *,
+    pretrained: bool = True,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Load a network by name: an ordinary module of its architecture, only narrower if ``pruned`` is given.
+
+    Args:
+        name: a registered name (``resnet18``), ``hf-hub:org/name@revision`` or ``local-dir:path``; see `places`.
+        pruned: tag of a variant, ``"0.75"`` for instance; None: the base network, or what a folder holds itself.
+        pretrained: False: random weights; a registered name needs no checkpoint then.
+        revision: branch, tag or commit on the Hub.
+        device: where to.
+        dtype: floating dtype to cast to; None: the one that the network had when it was saved.
+        **options: keyword arguments for the architecture, such as ``num_classes``. They must agree with those that the
+            checkpoint was saved with.
+
+    Returns:
+        The network in evaluation mode; `zoo_slim.checkpoint.origin_of` tells its classes, metrics and pruning result.
+
+    Raises:
+        CheckpointError: nothing was found (the message says where it was looked for, and why not), or what was found is
+            damaged or does not fit.
+        RegistryError: no such name, or not one of the architecture's options.
+    """
+    tag = f"{pruned:g}" if isinstance(pruned, (int, float)) else pruned
+    if tag is not None:
+        check_variant(tag, name, "pruned")
+    candidates = places(name, revision)
+    if not pretrained and tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        architecture = registry().find(name)
+        checked = architecture.check(options)
+        model = build_real(architecture, checked).to(device=resolve_device(device), dtype=dtype).eval()
+        return checkpoint.attach_origin(model, Origin(architecture.name, checked))
+    failures: list[tuple[Place, NotThereError]] = []
+    for place in candidates:
+        try:
+            folder = place.fetch(tag, pretrained)
+        except NotThereError as error:
+            failures.append((place, error))
+            continue
+        return checkpoint.load_folder(folder, pretrained=pretrained, device=device, dtype=dtype, options=options)
+    raise CheckpointError(_nothing_found(name, tag, failures))
+
+
+def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotThereError]]) -> str:
+    what = f"variant {tag!r} of {name!r}" if tag else f"weights of {name!r}"
+    lines = [f"{what} could not be found:", *(f"- {place}: {error}" for place, error in failures)]
+    for place, error in failures:
+        try:
+            known = place.variants() if error.exists else []
+        except NotThereError:
+            continue
+        if known:
+            lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={known[-1]!r}.")
+    if tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        lines.append(
+            f"Pass pretrained=False for random weights, or name a place: '{HUB_PREFIX}org/name', '{LOCAL_PREFIX}path'."
+        )
+    return "\n".join(lines)
+
+
+def variants(name: str, revision: str | None = None) -> list[str]:
+    """Return the tags of the variants that a name has: in its folder, its repository, or the bundled zoo.
+
+    For a registered name without a revision only the bundled zoo is asked.
+
+    Raises:
+        CheckpointError: the name is malformed, or its repository cannot be listed.
+        RegistryError: no architecture and no bundled model has the name.
+    """
+    found = places(name, revision)
+    return found[0].variants() if found and (len(found) == 1 or isinstance(found[0], LocalPlace)) else []
