@@ -78,7 +78,9 @@ class RepVGGBlock(nn.Module):
             bias = bias + shift
         like = self.conv3.weight
         stride = cast("tuple[int, int]", self.conv3.stride)
-        fused = nn.Conv2d(per_group * groups, out_channels, 3, stride, 1, groups=groups).to(like.device, like.dtype)
+        fused = nn.Conv2d(
+            per_group * groups, out_channels, 3, stride, 1, groups=groups, device=like.device, dtype=like.dtype
+        )
         fused.weight.copy_(weight)
         fused.bias.copy_(bias)  # type: ignore[union-attr]
         return fused

@@ -1,8 +1,8 @@
 """One architecture: how it is built, what it is fed, and which options a file may set."""
 
 import inspect
-import math
 import re
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -152,16 +152,15 @@ class Architecture:
         elif kind is int:
             expected, fits = f"an integer in 1..{LARGEST}", type(value) is int and 1 <= value <= LARGEST
         else:
-            expected, fits = f"a number of magnitude up to {LARGEST}", _is_number(value) and abs(value) <= LARGEST
+            expected, fits = (
+                f"a number of magnitude up to {LARGEST}",
+                type(value) in (int, float) and abs(value) <= LARGEST,
+            )
         if not fits:
             raise RegistryError(
-                f"option {option!r} of architecture {self.name!r} is {value!r}; {expected} was expected"
+                f"option {option!r} of architecture {self.name!r} is {reprlib.repr(value)}; {expected} was expected"
             )
         return float(value) if kind is float else value
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _is_strings(kind: object) -> bool:
