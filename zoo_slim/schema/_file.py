@@ -1,0 +1,214 @@
+"""The schema file: JSON that a person can read in a review."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from zoo_slim._errors import SchemaError
+from zoo_slim._union_find import Ids
+from zoo_slim.schema._expression import Expression, format_channels, parse_channels
+from zoo_slim.schema._schema import Group, Layer, PruningSchema
+
+__all__ = ["FORMAT", "VERSION", "dumps", "loads", "read_schema", "write_schema"]
+
+FORMAT, VERSION = "zoo_slim.schema", 1
+_TOP = {"format", "version", "architecture", "fingerprint", "rounding", "groups", "layers", "parameters", "equal"}
+_LIMIT_BYTES = 16 << 20
+
+
+class Readable(Protocol):
+    """A path, or a file inside a package."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def dumps(schema: PruningSchema) -> str:
+    """The schema as JSON: one line per group and per layer."""
+    members = schema.members()
+
+    def text(channels: Ids) -> Expression:
+        return format_channels(channels, members)
+
+    groups = {}
+    for name, group in schema.groups.items():
+        entry: dict[str, Any] = {"width": group.width}
+        if group.merge != "or":
+            entry["merge"] = group.merge
+        entry.update({key: value for key in ("ratio", "minimum") if (value := getattr(group, key)) is not None})
+        if group.inexact:
+            entry["inexact"] = True
+        groups[name] = entry
+    layers: dict[str, dict[str, Any]] = {}
+    for name, layer in schema.layers.items():
+        line: dict[str, Any] = {}
+        if layer.inputs is not None:
+            line["in"] = text(layer.inputs)
+        if layer.outputs is not None:
+            line["out"] = text(layer.outputs)
+        if layer.groups != 1:
+            line["groups"] = layer.groups
+        if layer.transposed:
+            line["transposed"] = True
+        layers[name] = line
+    for name, channels in schema.norms.items():
+        layers[name] = {"norm": text(channels)}
+    document: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    for key in ("architecture", "fingerprint"):
+        if getattr(schema, key) is not None:
+            document[key] = getattr(schema, key)
+    if schema.rounding != "none":
+        document["rounding"] = schema.rounding
+    document["groups"], document["layers"] = groups, layers
+    if schema.parameters:
+        document["parameters"] = {
+            name: {str(axis): text(channels) for axis, channels in places.items()}
+            for name, places in schema.parameters.items()
+        }
+    if len(schema.equal):
+        document["equal"] = [[text(row) for row in rows] for rows in schema.equal]
+    return _layout(document)
+
+
+def _layout(document: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, (dict, list)) and value:
+            items = value.items() if isinstance(value, dict) else [(None, item) for item in value]
+            inner = [f"    {json.dumps(k) + ': ' if k is not None else ''}{json.dumps(item)}" for k, item in items]
+            opening, closing = "{}" if isinstance(value, dict) else "[]"
+            lines.append(f"  {json.dumps(key)}: {opening}\n" + ",\n".join(inner) + f"\n  {closing}")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
+    """Read a schema.
+
+    Args:
+        text: JSON.
+        where: what to call the file in errors.
+
+    Raises:
+        SchemaError: naming the field, what was found there and what was expected.
+    """
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{where} is not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise SchemaError(f"{where}: field 'format' must be {FORMAT!r}; for the original tool's files use read_original")
+    if document.get("version") != VERSION:
+        raise SchemaError(f"{where}: version {document.get('version')!r} is unknown, this zoo_slim reads {VERSION}")
+    if unknown := sorted(set(document) - _TOP):
+        raise SchemaError(f"{where}: unknown field {unknown[0]!r}; expected some of {', '.join(sorted(_TOP))}")
+    groups = {}
+    for name, entry in _table(document, "groups", where).items():
+        groups[name] = _group(entry, f"{where}: groups.{name}")
+    schema = PruningSchema(groups)
+    if schema.channels > 1 << 24:
+        raise SchemaError(f"{where}: the groups have {schema.channels} channels together, more than any network")
+    members = schema.members()
+    layers, norms = {}, {}
+    for name, entry in _table(document, "layers", where).items():
+        place = f"{where}: layers.{name}"
+        if not isinstance(entry, dict) or set(entry) - {"in", "out", "norm", "groups", "transposed"}:
+            raise SchemaError(f"{place}: expected an object of 'in', 'out', 'groups', 'transposed', or 'norm'")
+        if "norm" in entry:
+            norms[name] = parse_channels(entry["norm"], members, f"{place}.norm")
+            continue
+        count = entry.get("groups", 1)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise SchemaError(f"{place}.groups: {count!r} is not a positive integer")
+        layers[name] = Layer(
+            inputs=parse_channels(entry["in"], members, f"{place}.in") if "in" in entry else None,
+            outputs=parse_channels(entry["out"], members, f"{place}.out") if "out" in entry else None,
+            groups=count,
+            transposed=bool(entry.get("transposed", False)),
+        )
+    parameters: dict[str, dict[int, Ids]] = {}
+    for name, places in _table(document, "parameters", where).items():
+        if not isinstance(places, dict) or not all(key.isdigit() and len(key) < 3 for key in places):
+            raise SchemaError(f"{where}: parameters.{name}: expected an object of axes, such as {{\"0\": \"group\"}}")
+        parameters[name] = {
+            int(axis): parse_channels(value, members, f"{where}: parameters.{name}.{axis}")
+            for axis, value in places.items()
+        }
+    equal = []
+    rows_list = document.get("equal", [])
+    if not isinstance(rows_list, list):
+        raise SchemaError(f"{where}: field 'equal' must be a list of lists")
+    for number, rows in enumerate(rows_list):
+        if not isinstance(rows, list) or not rows:
+            raise SchemaError(f"{where}: equal[{number}] must be a list of channels")
+        parsed = [parse_channels(row, members, f"{where}: equal[{number}]") for row in rows]
+        if len({len(row) for row in parsed}) != 1:
+            raise SchemaError(f"{where}: equal[{number}]: its rows have different lengths")
+        equal.append(np.stack(parsed))
+    rounding = document.get("rounding", "none")
+    if rounding not in ("none", "eight", "two_pow"):
+        raise SchemaError(f"{where}: rounding {rounding!r} must be 'none', 'eight' or 'two_pow'")
+    for key in ("architecture", "fingerprint"):
+        if not isinstance(document.get(key, ""), str):
+            raise SchemaError(f"{where}: field {key!r} must be a string")
+    return PruningSchema(
+        groups, layers, norms, parameters, equal,
+        architecture=document.get("architecture"), fingerprint=document.get("fingerprint"), rounding=rounding,
+    )  # fmt: skip
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _table(document: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise SchemaError(f"{where}: field {key!r} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _group(entry: object, where: str) -> Group:
+    fields = {"width", "merge", "ratio", "minimum", "inexact"}
+    if not isinstance(entry, dict) or set(entry) - fields:
+        raise SchemaError(f"{where}: expected an object of {', '.join(sorted(fields))}")
+    width, ratio, minimum = entry.get("width"), entry.get("ratio"), entry.get("minimum")
+    if not isinstance(width, int) or isinstance(width, bool) or not 0 < width < 1 << 24:
+        raise SchemaError(f"{where}.width: {width!r} is not a positive integer")
+    if entry.get("merge", "or") not in ("or", "and"):
+        raise SchemaError(f"{where}.merge: {entry['merge']!r} must be 'or' or 'and'")
+    if ratio is not None and (not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio < 1):
+        raise SchemaError(f"{where}.ratio: {ratio!r} is not a share from 0 up to, but not including, 1")
+    if minimum is not None and (not isinstance(minimum, int) or isinstance(minimum, bool) or not 0 < minimum <= width):
+        raise SchemaError(f"{where}.minimum: {minimum!r} is not an integer from 1 to the width {width}")
+    if not isinstance(entry.get("inexact", False), bool):
+        raise SchemaError(f"{where}.inexact: {entry['inexact']!r} is neither true nor false")
+    return Group(width, entry.get("merge", "or"), ratio, minimum, entry.get("inexact", False))
+
+
+def read_schema(path: str | os.PathLike[str] | Readable) -> PruningSchema:
+    """Read a schema file.
+
+    Raises:
+        SchemaError: the file is missing, too large or not a schema.
+    """
+    source: Readable = Path(path) if isinstance(path, (str, os.PathLike)) else path
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise SchemaError(f"schema {path} cannot be read: {error.strerror or error}") from None
+    if len(data) > _LIMIT_BYTES:
+        raise SchemaError(f"schema {path} has {len(data)} bytes, more than {_LIMIT_BYTES}")
+    return loads(data, str(path))
+
+
+def write_schema(schema: PruningSchema, path: str | os.PathLike[str]) -> None:
+    """Write a schema file; readers see the old file or the new one."""
+    target = Path(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    scratch.write_text(dumps(schema), encoding="utf-8")
+    scratch.replace(target)

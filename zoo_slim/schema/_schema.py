@@ -1,0 +1,171 @@
+"""The pruning schema: the channel groups of an architecture, and which layer writes and reads which."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from zoo_slim._errors import SchemaError
+from zoo_slim._union_find import Ids
+
+__all__ = ["Axes", "Group", "Layer", "PruningSchema", "model_tensors"]
+
+Axes = dict[str, dict[int, Ids]]
+"""``{state-dict name: {axis: channel of each position}}``, -1 where nothing may be removed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that lie in the same places of the network, removed one by one but everywhere at once.
+
+    Attributes:
+        width: number of channels.
+        merge: what several norms say of one channel: ``or`` keeps it when any of them does, ``and`` when all do.
+        ratio: the share to remove from this group, whatever the global threshold says. 0 leaves the group alone.
+        minimum: channels to keep at least. `None`: the rule of the selection.
+        inexact: removal cannot equal masking (the channels pass a normalisation over channels, say).
+    """
+
+    width: int
+    merge: Literal["or", "and"] = "or"
+    ratio: float | None = None
+    minimum: int | None = None
+    inexact: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer: the channel of each input and output position, -1 for those that stay."""
+
+    inputs: Ids | None = None
+    outputs: Ids | None = None
+    groups: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class PruningSchema:
+    """Channel groups, and where their channels lie. Channels are numbered through all groups in order.
+
+    Attributes:
+        groups: by name, in order: the first ``width`` channels belong to the first group, and so on.
+        layers: convolution and linear layers by module name.
+        norms: normalisation layers by module name: the channel of each position.
+        parameters: other tensors by state-dict name: ``{axis: channel of each position}``.
+        equal: arrays ``[rows, n]`` of channels; each row must keep equally many positions. See also `balanced`.
+        architecture: the name of the architecture that it was made for, if it has one.
+        fingerprint: see `fingerprint`.
+        rounding: ``eight`` or ``two_pow``: keep a multiple of 8, or a power of two, of each group.
+    """
+
+    groups: Mapping[str, Group]
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    norms: Mapping[str, Ids] = field(default_factory=dict)
+    parameters: Mapping[str, Mapping[int, Ids]] = field(default_factory=dict)
+    equal: Sequence[Ids] = ()
+    architecture: str | None = None
+    fingerprint: str | None = None
+    rounding: Literal["none", "eight", "two_pow"] = "none"
+
+    @property
+    def channels(self) -> int:
+        """How many channels there are in all groups."""
+        return sum(group.width for group in self.groups.values())
+
+    def members(self) -> dict[str, Ids]:
+        """The channel numbers of each group."""
+        first, members = 0, {}
+        for name, group in self.groups.items():
+            members[name] = np.arange(first, first + group.width, dtype=np.int64)
+            first += group.width
+        return members
+
+    def balanced(self) -> list[Ids]:
+        """Arrays ``[rows, n]`` of channels of which each row must keep equally many: `equal`, and what grouped
+        convolutions ask of their inputs and outputs."""
+        found = list(self.equal)
+        for layer in self.layers.values():
+            if layer.groups > 1 and layer.inputs is not None and len(layer.inputs) > layer.groups:
+                found.append(layer.inputs.reshape(layer.groups, -1))
+                if layer.outputs is not None:
+                    found.append(layer.outputs.reshape(layer.groups, -1))
+        return found
+
+    def with_groups(self, **changes: object) -> "PruningSchema":
+        """The same schema with every group changed, ``merge="and"`` for instance."""
+        return replace(self, groups={name: replace(group, **changes) for name, group in self.groups.items()})  # type: ignore[arg-type]
+
+    def axes(self, model: nn.Module) -> Axes:
+        """Where the channels lie in the tensors of ``model``.
+
+        Raises:
+            SchemaError: a layer that the model does not have, or whose width is another.
+        """
+        modules = dict(model.named_modules())
+        axes: Axes = {}
+        for name, layer in self.layers.items():
+            module = _module(modules, name)
+            weight = module.weight
+            if not isinstance(weight, Tensor) or weight.ndim < 2:
+                raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
+            reads, writes = (0, 1) if layer.transposed else (1, 0)
+            if layer.outputs is not None:
+                _put(axes, f"{name}.weight", writes, layer.outputs, weight, "out")
+                if isinstance(module.bias, Tensor):
+                    _put(axes, f"{name}.bias", 0, layer.outputs, module.bias, "out")
+            if layer.inputs is not None and layer.groups == 1:
+                _put(axes, f"{name}.weight", reads, layer.inputs, weight, "in")
+            elif layer.inputs is not None and weight.shape[1] > 1:
+                if len(layer.inputs) % layer.groups:
+                    raise SchemaError(f"{name}: {len(layer.inputs)} inputs do not divide into {layer.groups} groups")
+                _put(axes, f"{name}.weight", 1, layer.inputs.reshape(layer.groups, -1), weight, "in")
+        for name, channels in self.norms.items():
+            module = _module(modules, name)
+            for local, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if tensor.ndim == 1:
+                    _put(axes, f"{name}.{local}", 0, channels, tensor, "norm")
+        tensors = model_tensors(model)
+        for name, places in self.parameters.items():
+            if name not in tensors:
+                raise SchemaError(f"the schema names the parameter {name!r}, which the model does not have")
+            for axis, channels in places.items():
+                _put(axes, name, axis, channels, tensors[name], str(axis))
+        return axes
+
+
+def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
+    if name not in modules:
+        raise SchemaError(
+            f"the schema names layer {name!r}, which the model does not have: it was made for another architecture, "
+            "or for an older version of this one. Trace the model anew."
+        )
+    return modules[name]
+
+
+def _put(axes: Axes, name: str, axis: int, channels: Ids, tensor: Tensor, field_name: str) -> None:
+    if axis >= tensor.ndim or tensor.shape[axis] != channels.shape[-1]:
+        raise SchemaError(
+            f"{name}: the schema's {field_name!r} describes {channels.shape[-1]} positions, "
+            f"but the tensor has shape {list(tensor.shape)}. It was made for a model of other widths."
+        )
+    axes.setdefault(name, {})[axis] = channels
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each shared tensor once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def fingerprint(model: nn.Module, axes: Mapping[str, Mapping[int, Ids]]) -> str:
+    """A short hash of the names of all tensors and of the sizes of their channel axes.
+
+    Sizes that the schema does not speak of (the number of classes, a kernel's size) leave it as it is.
+    """
+    lines = []
+    for name, tensor in model_tensors(model).items():
+        sizes = [str(size) if axis in axes.get(name, {}) else "*" for axis, size in enumerate(tensor.shape)]
+        lines.append(f"{name} {'x'.join(sizes)}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

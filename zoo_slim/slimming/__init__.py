@@ -1,0 +1,13 @@
+"""Slimming: criteria, selection, removal, and the proof that what is left computes the same."""
+
+from zoo_slim.slimming._cost import count_macs, count_params
+from zoo_slim.slimming._criteria import CRITERIA, Criterion, score
+from zoo_slim.slimming._keep import result_from_keep
+from zoo_slim.slimming._select import select
+from zoo_slim.slimming._slim import slim
+from zoo_slim.slimming._verify import TOLERANCE, Verification, randomize, training_step, verify
+
+__all__ = [
+    "CRITERIA", "TOLERANCE", "Criterion", "Verification", "count_macs", "count_params", "randomize",
+    "result_from_keep", "score", "select", "slim", "training_step", "verify",
+]  # fmt: skip

@@ -1,0 +1,135 @@
+"""Which channels to keep: one global threshold over the scores, within what the schema allows."""
+
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo_slim._errors import SlimmingError
+from zoo_slim._union_find import Ids, UnionFind
+from zoo_slim.schema import Group, PruningSchema
+from zoo_slim.slimming._criteria import Scores
+
+__all__ = ["Keep", "rounded", "select", "tie"]
+
+Keep = NDArray[np.bool_]
+"""Bool ``[channels]``."""
+
+
+def tie(schema: PruningSchema, scores: Scores) -> tuple[Ids, Keep]:
+    """Units of channels that go together so that balanced rows stay of equal length.
+
+    In each row the channels are ranked by score, and those of equal rank are tied: whatever units are removed, every
+    row then loses equally many.
+
+    Returns:
+        the unit of each channel, and which channels are tied to positions that stay.
+    """
+    count = len(scores)
+    union = UnionFind(count + 1)  # the last one stands for all that stays
+    lookup = np.append(np.where(np.isnan(scores), np.inf, scores), np.inf)
+    for rows in schema.balanced():
+        channels = np.where(rows < 0, count, rows)
+        order = np.lexsort((channels, lookup[channels]), axis=-1)
+        ranked = np.take_along_axis(channels, order, axis=-1)
+        union.unify(ranked, ranked[:1])
+    units = union.find(np.arange(count + 1))
+    return units[:-1], units[:-1] == units[-1]
+
+
+def rounded(keep: int, width: int, rounding: str) -> int:
+    """How many of ``width`` channels to keep where at least ``keep`` must be: a multiple of 8, or a power of two."""
+    if rounding == "eight":
+        keep = ceil(keep / 8) * 8
+    elif rounding == "two_pow":
+        keep = 1 << max(keep - 1, 0).bit_length()
+    return min(keep, width)
+
+
+def _minimum(group: Group, minimum: int | float) -> int:
+    least = minimum if isinstance(minimum, int) else max(int(group.width * minimum), 2)
+    return min(group.width, max(1, group.minimum if group.minimum is not None else least))
+
+
+def select(
+    schema: PruningSchema,
+    scores: Scores,
+    ratio: float,
+    *,
+    minimum: int | float = 0.02,
+    rounding: str | None = None,
+    allow_inexact: bool = False,
+) -> Keep:
+    """Remove the ``ratio`` of all scored channels that score lowest, over all groups together.
+
+    Args:
+        schema: groups with a ``ratio`` of their own are thinned by that instead, and do not count for the threshold.
+        scores: float64 ``[channels]``, NaN for channels that stay.
+        ratio: the share to remove, ``0 <= ratio < 1``. Less is removed where a bound below forbids more.
+        minimum: what each group keeps at least: a number of channels, or a share of its width, then at least 2.
+        rounding: ``none``, ``eight`` or ``two_pow``; the schema's by default.
+        allow_inexact: also remove channels for which removal does not equal masking.
+
+    Raises:
+        SlimmingError: a ratio out of range, or an unknown rounding.
+    """
+    rounding = schema.rounding if rounding is None else rounding
+    if not 0 <= ratio < 1:
+        raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1")
+    if rounding not in ("none", "eight", "two_pow"):
+        raise SlimmingError(f"rounding {rounding!r} is unknown: give 'none', 'eight' or 'two_pow'")
+    members = schema.members()
+    fixed = np.isnan(scores)
+    for name, group in schema.groups.items():
+        if group.inexact and not allow_inexact:
+            fixed[members[name]] = True
+    scores = np.where(fixed, np.nan, scores)
+    units, stay = tie(schema, scores)
+    np.logical_or.at(stay_units := np.zeros(len(scores) + 1, dtype=bool), units, fixed | stay)
+    fixed = stay_units[units]
+    total, sizes = np.zeros(len(scores) + 1), np.zeros(len(scores) + 1)
+    np.add.at(total, units, np.where(fixed, 0.0, scores))
+    np.add.at(sizes, units, 1.0)
+    unit_score = np.where(fixed, np.inf, total[units] / np.maximum(sizes[units], 1))
+
+    keep = np.ones(len(scores), dtype=bool)
+    own = np.zeros(len(scores), dtype=bool)
+    for name, group in schema.groups.items():
+        if group.ratio is not None:
+            own[members[name]] = True
+            _remove_lowest(keep, units, unit_score, members[name], group.ratio)
+    _remove_lowest(keep, units, unit_score, np.flatnonzero(~own & ~fixed), ratio)
+    _restore(keep, units, unit_score, schema, minimum, rounding)
+    return keep
+
+
+def _remove_lowest(keep: Keep, units: Ids, unit_score: Scores, among: Ids, ratio: float) -> None:
+    """Remove whole units, lowest first, while no more than ``ratio`` of ``among`` is gone."""
+    among = among[np.isfinite(unit_score[among])]
+    order = among[np.lexsort((units[among], unit_score[among]))]
+    budget = int(len(among) * ratio + 1e-9)
+    if not budget:
+        return
+    last = budget
+    while last and last < len(order) and units[order[last]] == units[order[last - 1]]:
+        last -= 1
+    gone = np.zeros(int(units.max()) + 1, dtype=bool)
+    gone[units[order[:last]]] = True
+    keep &= ~gone[units]
+
+
+def _restore(
+    keep: Keep, units: Ids, unit_score: Scores, schema: PruningSchema, minimum: int | float, rounding: str
+) -> None:
+    """Bring back the best of what was removed until every group keeps enough. Only ever adds, so it ends."""
+    members = schema.members()
+    changed = True
+    while changed:
+        changed = False
+        for name, group in schema.groups.items():
+            channels = members[name]
+            while (want := rounded(max(kept := int(keep[channels].sum()), _minimum(group, minimum)), group.width, rounding)) > kept:
+                removed = channels[~keep[channels]]
+                best = units[removed[np.lexsort((removed, -unit_score[removed]))[: want - kept]]]
+                keep |= np.isin(units, best)
+                changed = True

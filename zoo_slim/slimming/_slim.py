@@ -1,0 +1,158 @@
+"""Slimming: score, select, remove."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim._errors import SlimmingError
+from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.schema import PruningSchema
+from zoo_slim.slimming._cost import count_macs, count_params
+from zoo_slim.slimming._criteria import Criterion, score
+from zoo_slim.slimming._keep import result_from_keep
+from zoo_slim.slimming._select import select
+from zoo_slim.tracing import Example, call_model, meta_copy, to_device, trace
+
+__all__ = ["run_check", "slim"]
+
+_STEPS = 12
+"""Halvings of the ratio when a budget is met: 2**-12 of the channels is finer than one channel of most groups."""
+
+
+def slim(
+    model: nn.Module,
+    *,
+    ratio: float | None = None,
+    params: int | float | None = None,
+    macs: int | float | None = None,
+    criterion: str | Criterion = "bn_scale",
+    example_input: Example | None = None,
+    schema: PruningSchema | None = None,
+    minimum: int | float = 0.02,
+    rounding: str | None = None,
+    allow_inexact: bool = False,
+) -> tuple[nn.Module, PruningResult]:
+    """Remove the channels that matter least. The given model stays as it is.
+
+    Exactly one of ``ratio``, ``params`` and ``macs`` says how many.
+
+    Args:
+        model: the network, usually after sparsity training.
+        ratio: the share of all scored channels to remove, ``0 <= ratio < 1``.
+        params: keep at most this many parameters (an integer), or this share of them (a float below 1).
+        macs: keep at most this many multiply-accumulates per sample, or this share of them.
+        criterion: ``bn_scale``, ``l1``, ``l2``, ``random``, or a function ``(model, schema) -> scores``.
+        example_input: what to call the model with; by default the architecture's, for a model that zoo_slim built.
+        schema: the channel groups; traced when it is not given.
+        minimum: what each group keeps at least: a number of channels, or a share of its width (then at least 2).
+        rounding: keep a multiple of 8 (``eight``) or a power of two (``two_pow``) in each group.
+        allow_inexact: also remove channels for which removal does not equal masking.
+
+    Returns:
+        the slim network, in the mode of the given one, and the pruning result from which it can be rebuilt.
+
+    Raises:
+        SlimmingError: contradictory arguments, a model that cannot be traced, or a budget that cannot be met.
+    """
+    given = [name for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None]
+    if len(given) != 1:
+        raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    if example_input is None:
+        example_input = _example_of(model)
+    if schema is None:
+        schema = trace(model, example_input)
+    scores = score(model, schema, criterion)
+    probe = meta_copy(model)
+
+    def attempt(share: float) -> PruningResult:
+        keep = select(schema, scores, share, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
+        return result_from_keep(probe, schema, keep)
+
+    if ratio is not None:
+        result = attempt(ratio)
+    else:
+        limit = params if params is not None else macs
+        assert limit is not None
+        result = _within(probe, attempt, limit, macs is not None, example_input)
+    run_check(apply_result(probe, result), probe, example_input)
+    slim_model = apply_result(model, result)
+    if (origin := getattr(model, "zoo_slim_origin", None)) is not None:
+        slim_model.zoo_slim_origin = replace(origin, result=result, variant=None)  # type: ignore[assignment]
+    return slim_model, result
+
+
+def _within(probe: nn.Module, attempt: Any, limit: int | float, macs: bool, example: Example) -> PruningResult:
+    """The smallest ratio whose network has at most ``limit`` parameters or MACs, by bisection."""
+    batch = _batch_size(example)
+
+    def cost(result: PruningResult) -> float:
+        network = apply_result(probe, result)
+        return count_macs(network, example) / batch if macs else count_params(network)
+
+    whole = cost(PruningResult())
+    target = limit * whole if isinstance(limit, float) and limit < 1 else float(limit)
+    low, high = 0.0, 1 - 2**-_STEPS
+    best = attempt(high)
+    if cost(best) > target:
+        raise SlimmingError(
+            f"a budget of {target:,.0f} {'MACs' if macs else 'parameters'} cannot be met: of {whole:,.0f}, "
+            f"{cost(best):,.0f} are left when every group is at its minimum. Raise the budget or lower `minimum`."
+        )
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        result = attempt(middle)
+        if cost(result) <= target:
+            high, best = middle, result
+        else:
+            low = middle
+    return best
+
+
+def _batch_size(example: Example) -> int:
+    values: Any = list(example.values()) if hasattr(example, "values") and not isinstance(example, torch.Tensor) else example
+    first = values if isinstance(values, torch.Tensor) else values[0]
+    return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim else 1
+
+
+def _example_of(model: nn.Module) -> Example:
+    origin = getattr(model, "zoo_slim_origin", None)
+    if origin is None:
+        raise SlimmingError(
+            f"this {type(model).__name__} was not built by zoo_slim, so its input is not known: "
+            "pass example_input=torch.zeros(2, 3, 224, 224), or what it is called with"
+        )
+    from zoo_slim.registry import registry
+
+    size = (origin.input or {}).get("size")
+    return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
+
+
+def run_check(network: nn.Module, original: nn.Module, example: Example) -> None:
+    """Run a slim network on meta tensors in both modes, and compare the shapes of its outputs with the original's.
+
+    Raises:
+        SlimmingError: it does not run, or its outputs have other shapes.
+    """
+    from zoo_slim.tracing._interpreter import tensors_in
+
+    meta = to_device(example, "meta")
+    for training in (False, True):
+        expected = None
+        try:
+            with torch.no_grad():
+                expected = [out.shape for out in tensors_in(call_model(copy.deepcopy(original).train(training), meta))]
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            continue  # the original does not run on meta tensors in this mode: there is nothing to compare with
+        try:
+            with torch.no_grad():
+                found = [out.shape for out in tensors_in(call_model(copy.deepcopy(network).train(training), meta))]
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise SlimmingError(
+                f"the slim {type(network).__name__} does not run: {error}. Its forward depends on widths in a way that "
+                "tracing did not see; please report it, and exclude the layer by setting its group's ratio to 0."
+            ) from error
+        if found != expected:
+            raise SlimmingError(f"the slim network gives outputs of shapes {found}, the original {expected}")

@@ -1,0 +1,133 @@
+"""Masked equivalence: the slim network computes what the original does with the removed channels' readers zeroed."""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zoo_slim._errors import SlimmingError
+from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.slimming._cost import count_params
+from zoo_slim.tracing import Example, Trace, call_model, run_trace
+from zoo_slim.tracing._interpreter import tensors_in
+
+__all__ = ["TOLERANCE", "Verification", "randomize", "training_step", "verify"]
+
+TOLERANCE = 1e-9
+"""Largest relative difference, in float64, that counts as rounding."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        max_relative_difference: largest ``|slim - masked|`` over all outputs, over the largest ``|masked|``.
+        params: parameters of the original.
+        slim_params: parameters of the slim network.
+        trace_seconds: time to trace the original, seconds.
+    """
+
+    max_relative_difference: float
+    params: int
+    slim_params: int
+    trace_seconds: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the difference is rounding."""
+        return self.max_relative_difference < TOLERANCE
+
+
+def verify(model: nn.Module, result: PruningResult, example_input: Example, *, trace: Trace | None = None) -> Verification:
+    """Compare the slim network with the masked original, in float64 and in evaluation mode.
+
+    The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it.
+
+    Args:
+        model: the original network.
+        result: what was kept of it.
+        example_input: what to call it with, any floating dtype.
+        trace: a trace of ``model``, if one is at hand.
+
+    Raises:
+        SlimmingError: the result does not fit the model, or the model cannot be traced.
+    """
+    start = time.perf_counter()
+    facts = trace or run_trace(model, example_input)
+    seconds = time.perf_counter() - start
+    example = _double(example_input)
+    original = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        slim = apply_result(original, result)
+        found = tensors_in(call_model(slim, example))
+        mask_readers(original, result, facts.reads)
+        expected = tensors_in(call_model(original, example))
+    if [out.shape for out in found] != [out.shape for out in expected]:
+        raise SlimmingError("the slim network's outputs have other shapes than the original's")
+    worst = 0.0
+    for one, other in zip(found, expected, strict=True):
+        if other.is_floating_point() and other.numel():
+            scale = float(other.abs().max()) or 1.0
+            difference = float((one - other).abs().max()) / scale
+            worst = max(worst, difference if difference == difference else float("inf"))
+    return Verification(worst, count_params(model), count_params(slim), seconds)
+
+
+def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple[str, int]]) -> None:
+    """Set to zero, in place, the slices of the weights that read removed channels."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, axis in sorted(reads):
+        index = result.kept.get(name, {}).get(axis)
+        if index is None:
+            continue
+        weight = tensors[name]
+        rows = index.reshape(-1, index.shape[-1])
+        mask = torch.zeros(len(rows), weight.shape[axis], dtype=weight.dtype).scatter_(1, rows, 1)
+        if len(rows) == 1:
+            weight.data.mul_(mask.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)]))
+        else:
+            mask = mask.repeat_interleave(weight.shape[0] // len(rows), dim=0)
+            weight.data.mul_(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)))
+
+
+def training_step(model: nn.Module, example_input: Example) -> None:
+    """Forward, backward and an SGD step in training mode, on a copy. Raises whatever the model raises."""
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    outputs = [out for out in tensors_in(call_model(model, example_input)) if out.requires_grad]
+    torch.stack([out.square().mean() for out in outputs]).sum().backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give all weights, biases and statistics random values of ordinary size, in place.
+
+    A fresh network has biases of 0 and scales of 1, which hide errors.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
+        if tensor.ndim > 1 and isinstance(tensor, nn.Parameter):
+            value = torch.randn(tensor.shape, generator=generator) * fan_in**-0.5
+        elif tensor.ndim == 1 and (name.endswith(("weight", "running_var"))):
+            value = torch.rand(tensor.shape, generator=generator) + 0.5
+        elif tensor.ndim == 1:
+            value = torch.randn(tensor.shape, generator=generator) * 0.2
+        else:
+            continue
+        tensor.copy_(value)
+    return model
+
+
+def _double(example: Example) -> Example:
+    if isinstance(example, Tensor):
+        return example.double() if example.is_floating_point() else example
+    if isinstance(example, dict):
+        return {name: _double(value) for name, value in example.items()}
+    return tuple(_double(value) if isinstance(value, Tensor) else value for value in example)  # type: ignore[arg-type]

@@ -1,0 +1,223 @@
+"""Convolution, products of matrices, normalisation, reduction and pooling."""
+
+from torch import Tensor
+
+from zoo_slim.tracing._ids import Ids
+from zoo_slim.tracing._labels import Factor, drop_dims, full_ids, support
+from zoo_slim.tracing._pointwise import join
+from zoo_slim.tracing._state import Convolution, TraceState
+from zoo_slim.tracing._table import Call, rule
+
+__all__: list[str] = []
+
+
+def _on_axis(ids: Ids, ndim: int, dim: int) -> Ids:
+    return ids.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
+
+
+def _read(state: TraceState, left: list[Factor], right: list[Factor], reason: str) -> None:
+    """A sum over an axis that both operands have. What is removed there must be zero in one of them."""
+    if len(left) != len(right):
+        for factor in (*left, *right):
+            state.freeze(factor, f"{reason}: one of its operands has channels that stay")
+        return
+    for one, other in zip(left, right, strict=True):
+        state.ids.unify(one.ids.ravel(), other.ids.ravel())
+        masks = one.reads or other.reads
+        if not masks:
+            state.mark_inexact(one, f"{reason} of two activations: no weight can be masked")
+        state.reads |= masks
+
+
+@rule("convolution", "_convolution", "convolution_overrideable")
+def convolution(state: TraceState, call: Call) -> None:
+    source, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
+    out, transposed = call.out, call["transposed"]
+    for tensor in (source, weight):
+        for factor in state.label(tensor):
+            if not support(factor) & {0, 1} or (tensor is source and 0 in support(factor)):
+                state.freeze(factor, "convolved positions")
+    if groups > 1:
+        written = _grouped(state, call)
+    else:
+        axis_in, axis_out = (0, 1) if transposed else (1, 0)
+        _read(state, state.along(source, 1), state.along(weight, axis_in), "convolution")
+        written = [factor.ids.ravel() for factor in state.along(weight, axis_out)]
+    if bias is not None:
+        rows = [(Factor(ids),) for ids in written] or [()]
+        joined = join(state, [rows[0], state.label(bias)], [(out.shape[1],), bias.shape], "bias")
+        written = [factor.ids for factor in joined] + written[1:]
+    state.set(out, [Factor(_on_axis(ids, out.ndim, 1)) for ids in written])
+
+
+def _grouped(state: TraceState, call: Call) -> list[Ids]:
+    """Tie or balance the channels of a grouped convolution. Returns the ids of its outputs."""
+    source, weight, groups = call["input"], call["weight"], call["groups"]
+    channels_in, channels_out = source.shape[1], call.out.shape[1]
+    inputs = state.flat(state.along(source, 1), source.shape, 1)
+    if call["transposed"] or len(inputs) != 1:
+        state.freeze_all([source, weight], "a grouped convolution whose inputs stay")
+        return []
+    given = inputs[0]
+    if groups == channels_in:
+        outputs = state.flat(state.along(weight, 0), weight.shape, 0)
+        if len(outputs) != 1:
+            state.freeze_all([source, weight], "a depthwise convolution whose outputs stay")
+            return []
+        state.ids.unify(outputs[0].reshape(groups, -1), given[:, None])
+        written = outputs[0]
+    else:
+        across = [factor for factor in state.label(weight) if 1 in support(factor)]
+        rows = given.reshape(groups, 1, -1)
+        for factor in across:
+            ids = full_ids(factor, weight.shape, [0, 1]).reshape(groups, channels_out // groups, -1)
+            state.ids.unify(ids, rows)
+            if not factor.reads:
+                state.mark_inexact(factor, "convolution of two activations: no weight can be masked")
+            state.reads |= factor.reads
+        if not across:
+            state.ids.freeze(given, f"a grouped convolution whose inputs stay, in {state.where}")
+        outputs = [full_ids(f, weight.shape, [0]).ravel() for f in state.label(weight) if support(f) == {0}]
+        state.require_equal(given.reshape(groups, -1))
+        if len(outputs) != 1:
+            return []
+        written = outputs[0]
+        state.require_equal(written.reshape(groups, -1))
+    state.convolutions.append(Convolution(state.name(weight), groups, given, written))
+    return [written]
+
+
+def _product(state: TraceState, left: Tensor, right: Tensor, out: Tensor) -> None:
+    """``[..., N, K] @ [..., K, M]``; leading dimensions are matched one by one."""
+    ndim = out.ndim
+    rows, columns = ndim - 2, ndim - 1
+    sides: list[list[Factor]] = []
+    for tensor, inner in ((left, columns), (right, rows)):
+        side = []
+        for factor in state.label(tensor):
+            if inner in support(factor) and len(support(factor)) > 1:
+                factor = state.collapse(factor, [inner])
+            side.append(factor)
+        sides.append(side)
+    _read(
+        state,
+        [factor for factor in sides[0] if support(factor) == {columns}],
+        [factor for factor in sides[1] if support(factor) == {rows}],
+        "product",
+    )
+    labels, shapes = [], []
+    for tensor, side, inner in ((left, sides[0], columns), (right, sides[1], rows)):
+        labels.append(tuple(Factor(factor.ids) for factor in side if inner not in support(factor)))
+        shapes.append([1 if dim == inner else size for dim, size in enumerate(tensor.shape)])
+    state.set(out, join(state, labels, shapes, "product"))
+
+
+@rule("mm", "bmm")
+def matmul(state: TraceState, call: Call) -> None:
+    _product(state, call["self"], call["mat2"], call.out)
+
+
+@rule("addmm", "baddbmm")
+def addmm(state: TraceState, call: Call) -> None:
+    left, right = (call["mat1"], call["mat2"]) if "mat1" in call.arguments else (call["batch1"], call["batch2"])
+    _product(state, left, right, call.out)
+    bias = call["self"]
+    state.set(call.out, join(state, [state.label(call.out), state.label(bias)], [call.out.shape, bias.shape], "bias"))
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+      "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update",
+      "_native_batch_norm_legit_functional")  # fmt: skip
+def batch_norm(state: TraceState, call: Call) -> None:
+    source, out = call["input"], call.outputs[0]
+    parameters = [call.arguments.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    present = [tensor for tensor in parameters if isinstance(tensor, Tensor)]
+    label = []
+    for factor in state.label(source):
+        if support(factor) == {1}:
+            label.append(factor)
+        else:
+            state.freeze(factor, "batch normalisation over it")
+    shape = [1 if dim == 1 else 0 for dim in range(source.ndim)]
+    labels = [tuple(label)]
+    shapes: list[list[int]] = [[size if dim == 1 else 1 for dim, size in enumerate(source.shape)]]
+    for tensor in present:
+        labels.append(tuple(f.with_ids(_on_axis(f.ids, len(shape), 1)) for f in state.label(tensor)))
+        shapes.append(shapes[0])
+    joined = join(state, labels, shapes, "batch_norm")
+    if name := state.name(parameters[0]):
+        state.norms[name] = "batch_norm"
+    state.set(out, joined)
+
+
+@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm")
+def channel_norm(state: TraceState, call: Call) -> None:
+    """Normalisation over channels: what is removed would still count in its statistics."""
+    source, out = call["input"], call.outputs[0]
+    group = call.op._schema.name == "aten::native_group_norm"
+    dims = {1} if group else set(range(source.ndim - len(call["normalized_shape"]), source.ndim))
+    labels, shapes = [state.label(source)], [list(source.shape)]
+    for factor in state.label(source):
+        if dims & support(factor):
+            state.mark_inexact(factor, "normalisation over channels")
+    for tensor in (call["weight"], call["bias"]):
+        if isinstance(tensor, Tensor):
+            tail = source.ndim - 2 if group else 0
+            labels.append(
+                tuple(f.with_ids(f.ids.reshape(*f.ids.shape, *[1] * tail)) for f in state.label(tensor))
+            )
+            shapes.append([*tensor.shape, *[1] * tail])
+    joined = join(state, labels, shapes, "normalisation over channels")
+    state.set(out, [Factor(factor.ids) for factor in joined])
+
+
+@rule("mean", "sum", "amax", "amin", "prod", "any", "all", "var", "std", "var_mean", "std_mean", "linalg_vector_norm",
+      "argmax", "argmin", "logsumexp", "norm", "max", "min", "median")  # fmt: skip
+def reduction(state: TraceState, call: Call) -> None:
+    source = call.first
+    given = call.arguments.get("dim")
+    dims = {given % source.ndim} if isinstance(given, int) else {dim % source.ndim for dim in given or range(source.ndim)}
+    keep = bool(call.arguments.get("keepdim"))
+    if "other" in call.arguments:
+        state.freeze_all(call.tensors, "an operation without a rule")
+        return
+    label = []
+    for factor in state.label(source):
+        if support(factor) <= dims:
+            state.mark_inexact(factor, "a reduction over channels")
+        else:
+            factor = state.collapse(factor, dims)
+            label.append(Factor(factor.ids) if keep else drop_dims(Factor(factor.ids), dims))
+    for out in call.outputs:
+        state.set(out, label)
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "sort", "topk")
+def along_one_dim(state: TraceState, call: Call) -> None:
+    source = call.first
+    dim = call["dim"] % source.ndim
+    for factor in state.label(source):
+        if dim in support(factor):
+            state.mark_inexact(factor, "softmax or order over channels")
+    label = [Factor(factor.ids) for factor in state.label(source)]
+    resized = call.outputs[0].shape != source.shape
+    for out in call.outputs:
+        state.set(out, [factor for factor in label if not (resized and dim in support(factor))])
+
+
+@rule("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "avg_pool1d",
+      "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
+      "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d",
+      "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
+      "upsample_linear1d", "grid_sampler_2d")  # fmt: skip
+def spatial(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.outputs[0]
+    moved = {dim for dim in range(source.ndim) if dim >= source.ndim - (2 if source.ndim > 3 else 1)}
+    if source.ndim == 5:
+        moved = {2, 3, 4}
+    for factor in state.label(source):
+        if moved & support(factor):
+            state.freeze(factor, "pooled or resized positions")
+    for result in call.outputs:
+        if result.ndim == out.ndim:
+            state.set(result, [Factor(f.ids) for f in state.label(source) if not moved & support(f)])

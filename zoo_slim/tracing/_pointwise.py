@@ -1,0 +1,104 @@
+"""Operations that work position by position: the channels that meet at a position go together."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from zoo_slim.tracing._labels import Factor, Label, support
+from zoo_slim.tracing._state import TraceState
+from zoo_slim.tracing._table import Call, rule
+
+__all__ = ["join", "pointwise"]
+
+_KEEPS_ZERO = {"clone", "_to_copy", "detach", "alias", "neg", "relu", "lift_fresh", "contiguous"}
+_PRODUCT = {"mul"}
+_SUM = {"add", "sub"}
+
+
+def _aligned(factor: Factor, ndim: int) -> Factor:
+    return factor.with_ids(factor.ids.reshape([1] * (ndim - factor.ids.ndim) + list(factor.ids.shape)))
+
+
+def _components(supports: list[frozenset[int]]) -> list[frozenset[int]]:
+    """Sets of dimensions that some factor ties together."""
+    parts: list[frozenset[int]] = []
+    for dims in supports:
+        touched = [part for part in parts if part & dims]
+        parts = [part for part in parts if not part & dims]
+        parts.append(dims.union(*touched))
+    return parts
+
+
+def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[int]], reason: str) -> Label:
+    """Unify the labels of tensors that broadcast against each other. Returns the label of the result."""
+    ndim = max((len(shape) for shape in shapes), default=0)
+    labels = [tuple(_aligned(factor, ndim) for factor in label) for label in labels]
+    full = [
+        frozenset(dim + ndim - len(shape) for dim, size in enumerate(shape) if size > 1) for shape in shapes
+    ]
+    result: list[Factor] = []
+    for dims in _components([support(factor) for label in labels for factor in label]):
+        columns: list[list[Factor]] = []
+        common = dims
+        for label, dims_full in zip(labels, full, strict=True):
+            if dims & dims_full:
+                columns.append([factor for factor in label if support(factor) <= dims])
+                common &= dims_full
+        shaped = [[support(factor) for factor in column] for column in columns]
+        if len(dims) > 1 and (common != dims or any(part != shaped[0] for part in shaped)):
+            columns = [[state.collapse(factor, dims - common) for factor in column] for column in columns]
+            shaped = [[support(factor) for factor in column] for column in columns]
+        if any(part != shaped[0] for part in shaped) or not all(shaped[0]):
+            for column in columns:
+                for factor in column:
+                    state.freeze(factor, f"{reason}: one of its operands has channels that stay")
+            continue
+        for row in zip(*columns, strict=True):
+            for factor in row[1:]:
+                state.ids.unify(row[0].ids, factor.ids)
+            reads = row[0].reads if len(row) == 1 else frozenset()
+            result.append(Factor(row[0].ids, reads))
+    return tuple(result)
+
+
+def _reads(name: str, call: Call, labels: Sequence[Label], factor: Factor) -> frozenset[tuple[str, int]]:
+    """The masks under which the result is zero at the positions of ``factor``."""
+    if name in _KEEPS_ZERO:
+        return factor.reads
+    candidates = [other.reads for label in labels for other in label if other.reads and support(other) == support(factor)]
+    if name in _PRODUCT and candidates:
+        return candidates[0]
+    if name in _SUM and len(candidates) == len(call.tensors) == 2:
+        return candidates[0] | candidates[1]
+    return frozenset()
+
+
+@rule(
+    "_to_copy", "alias", "bernoulli", "clone", "contiguous", "copy", "detach", "empty_like", "exponential", "fill",
+    "full_like", "lift_fresh", "native_dropout", "normal", "ones_like", "rand_like", "randn_like", "rrelu_with_noise",
+    "uniform", "zero", "zeros_like",
+)  # fmt: skip
+def pointwise(state: TraceState, call: Call) -> None:
+    """Any operation tagged pointwise, and those above."""
+    tensors = [tensor for tensor in call.tensors if tensor.numel() > 0]
+    name = call.op._schema.name.removeprefix("aten::").rstrip("_")
+    labels = [state.label(tensor) for tensor in tensors]
+    joined = join(state, labels, [tensor.shape for tensor in tensors], name)
+    label = tuple(Factor(factor.ids, _reads(name, call, _canonical(labels, tensors), factor)) for factor in joined)
+    for out in call.outputs:
+        if out.ndim == max((tensor.ndim for tensor in tensors), default=0):
+            state.set(out, label)
+
+
+def _canonical(labels: Sequence[Label], tensors: Sequence[Tensor]) -> list[Label]:
+    ndim = max((tensor.ndim for tensor in tensors), default=0)
+    return [tuple(_aligned(factor, ndim) for factor in label) for label in labels]
+
+
+@rule("zeros", "ones", "full", "empty", "arange", "rand", "randn", "scalar_tensor", "eye", "linspace", "new_zeros",
+      "new_ones", "new_full", "new_empty", "empty_strided", "new_empty_strided", "randperm", "randint")  # fmt: skip
+def factory(state: TraceState, call: Call) -> None:
+    """A new tensor has no channels of the model's."""
+    for out in call.outputs:
+        state.set(out, ())
+

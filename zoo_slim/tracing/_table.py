@@ -1,0 +1,61 @@
+"""The table of rules: one small function per kind of ATen operation."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+
+from zoo_slim.tracing._state import TraceState
+
+__all__ = ["RULES", "Call", "Rule", "rule"]
+
+
+class Call:
+    """One executed operation: its arguments by name, defaults filled in, and what it returned."""
+
+    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        self.op, self.out = op, out
+        self.arguments = {argument.name: argument.default_value for argument in op._schema.arguments}
+        self.arguments.update(zip(self.arguments, args, strict=False))
+        self.arguments.update(kwargs)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def first(self) -> Tensor:
+        return next(iter(self.arguments.values()))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, lists included, in order."""
+        found: list[Tensor] = []
+        for value in self.arguments.values():
+            found += [item for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, Tensor)]
+        return found
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        parts = self.out if isinstance(self.out, (list, tuple)) else [self.out]
+        return [part for part in parts if isinstance(part, Tensor)]
+
+
+Rule = Callable[[TraceState, Call], None]
+RULES: dict[str, Rule] = {}
+"""By the operation's name without overload, ``aten::add``; ``add_`` falls back to ``add``."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the ATen operations ``names``."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[f"aten::{name}"] = function
+        return function
+
+    return register
+
+
+def packet_name(op: OpOverload | OpOverloadPacket) -> str:
+    return op._schema.name if isinstance(op, OpOverload) else op._qualified_op_name

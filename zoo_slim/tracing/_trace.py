@@ -1,0 +1,175 @@
+"""One forward pass in each mode, and the facts it gave."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo_slim._errors import SlimmingError
+from zoo_slim.tracing._ids import Ids
+from zoo_slim.tracing._interpreter import Interpreter, tensors_in
+from zoo_slim.tracing._labels import full_ids, support
+from zoo_slim.tracing._meta import meta_copy
+from zoo_slim.tracing._shapes import ShapeArguments
+from zoo_slim.tracing._state import Convolution, TraceState
+
+__all__ = ["Example", "Trace", "run_trace"]
+
+Example = Tensor | Sequence[Any] | Mapping[str, Any]
+"""What the model is called with: one tensor, positional arguments, or keyword arguments."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The channel classes of a model.
+
+    Attributes:
+        axes: ``{state-dict name: {axis: class of each position}}``, int64, -1 where nothing may be removed. Shape
+            ``[n]``, or ``[g, n]`` on axis 1 of a grouped convolution's weight.
+        classes: how many classes there are.
+        inexact: bool ``[classes]``: removal cannot equal masking.
+        equal: arrays ``[rows, n]`` of classes; every row must keep equally many positions.
+        convolutions: the grouped convolutions met, ids replaced by classes.
+        norms: ``{name of the scale: kind of normalisation}``.
+        reads: the parameters and axes that read channels: masking sets their slices to zero.
+        reasons: ``(why, classes)`` of everything inexact, and why channels were frozen.
+        training: whether a pass in training mode succeeded, and if not, why.
+    """
+
+    axes: Mapping[str, Mapping[int, Ids]]
+    classes: int
+    inexact: Ids
+    equal: Sequence[Ids]
+    convolutions: Sequence[Convolution]
+    norms: Mapping[str, str]
+    reads: frozenset[tuple[str, int]]
+    reasons: Sequence[tuple[str, int]]
+    training: str | None
+
+
+def call_model(model: nn.Module, example: Example) -> Any:
+    """Call ``model`` with one tensor, positional or keyword arguments."""
+    if isinstance(example, Tensor):
+        return model(example)
+    return model(**example) if isinstance(example, Mapping) else model(*example)
+
+
+def to_device(example: Example, device: str) -> Example:
+    """The same example on another device."""
+    if isinstance(example, Tensor):
+        return example.to(device)
+    if isinstance(example, Mapping):
+        return {name: to_device(value, device) for name, value in example.items()}
+    return type(example)(to_device(value, device) if isinstance(value, (Tensor, list, tuple, Mapping)) else value for value in example)  # type: ignore[call-arg, return-value]
+
+
+def _watch_modules(model: nn.Module, state: TraceState) -> None:
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: state.modules.append(name or "the model")
+
+    def leave(*_: Any) -> None:
+        state.modules.pop()
+
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(enter(name))
+        module.register_forward_hook(leave, always_call=True)
+
+
+def run_trace(model: nn.Module, example: Example) -> Trace:
+    """Trace ``model`` in evaluation and in training mode. The model itself is never run: a copy on meta tensors is.
+
+    Raises:
+        SlimmingError: not even the evaluation pass runs, on meta tensors or on real ones.
+    """
+    try:
+        return _trace(meta_copy(model), to_device(example, "meta"))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as meta_error:
+        # Some forwards look at values: those run on real tensors, at the cost of a copy of the weights.
+        try:
+            return _trace(copy.deepcopy(model), example)
+        except Exception as error:
+            raise SlimmingError(
+                f"{type(model).__name__} cannot be traced: its forward failed on the example input: {error} "
+                f"(and without weights: {meta_error}). Check that the example input is what the model expects."
+            ) from error
+
+
+def _trace(model: nn.Module, example: Example) -> Trace:
+    state = TraceState()
+    state.mint_parameters(model)
+    _watch_modules(model, state)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    failure = None
+    try:
+        for training in (False, True):
+            model.train(training)
+            state.modules.clear()
+            try:
+                with torch.no_grad(), ShapeArguments(state), Interpreter(state):
+                    outputs = call_model(model, example)
+            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+                if not training:
+                    raise
+                failure = str(error)
+                break
+            for tensor in tensors_in(outputs):
+                for factor in state.label(tensor):
+                    state.ids.freeze(factor.ids, "it is an output of the model")
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return _facts(model, state, failure)
+
+
+def _facts(model: nn.Module, state: TraceState, failure: str | None) -> Trace:
+    ids = state.ids
+    for name, label in state.minted.items():
+        if name not in state.used:
+            for factor in label:
+                ids.freeze(factor.ids, "no operation of the forward pass uses it")
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    positions: dict[str, dict[int, Ids]] = {}
+    for name, label in state.minted.items():
+        shape = tensors[name].shape
+        for factor in label:
+            dims = support(factor)
+            axis = max(dims)
+            if dims == {0, 1}:
+                groups = len(np.unique(factor.ids[:, 0]))
+                rows = factor.ids.reshape(groups, -1, shape[1])[:, 0]
+            else:
+                rows = full_ids(factor, shape, [axis]).ravel()
+            roots = ids.find(rows)
+            if roots.any():
+                positions.setdefault(name, {})[axis] = roots
+    found = [roots.ravel() for axes in positions.values() for roots in axes.values()]
+    roots, first = np.unique(np.concatenate(found), return_index=True) if found else (np.zeros(0, int), np.zeros(0, int))
+    first, roots = first[roots != 0], roots[roots != 0]
+    order = np.argsort(first)  # classes are numbered in the order in which the model's tensors name them
+    table = np.full(len(ids), -1, dtype=np.int64)
+    table[roots[order]] = np.arange(len(roots))
+
+    def classes(given: Ids) -> Ids:
+        return table[ids.find(given)]
+
+    inexact = np.zeros(len(roots), dtype=bool)
+    marked = table[ids.inexact_roots()]
+    inexact[marked[marked >= 0]] = True
+    return Trace(
+        axes={name: {axis: table[part] for axis, part in axes.items()} for name, axes in positions.items()},
+        classes=len(roots),
+        inexact=inexact,
+        equal=[rows for rows in map(classes, state.equal) if (rows >= 0).any()],
+        convolutions=[
+            Convolution(call.weight, call.groups, classes(call.inputs), classes(call.outputs))
+            for call in {call.weight or id(call): call for call in state.convolutions}.values()
+        ],
+        norms=state.norms,
+        reads=frozenset(state.reads),
+        reasons=ids.reasons,
+        training=failure,
+    )

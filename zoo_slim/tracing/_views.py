@@ -1,0 +1,215 @@
+"""Operations that move elements without changing them: the ids move along."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoo_slim.tracing._labels import Factor, dim_groups, full_ids, reshape_factor, support
+from zoo_slim.tracing._pointwise import join
+from zoo_slim.tracing._state import TraceState
+from zoo_slim.tracing._table import Call, rule
+
+__all__: list[str] = []
+
+_FIXED = "its size is a constant in the code"
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "expand", "unflatten")
+def reshape(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.out
+    name = call.op._schema.name.removeprefix("aten::")
+    fixed = [dim for dim in range(out.ndim) if state.context.fixes(dim)]
+    label: list[Factor] = []
+    for factor in state.label(source):
+        if name == "expand":
+            lead = out.ndim - source.ndim
+            moved = factor.with_ids(factor.ids.reshape([1] * lead + list(factor.ids.shape)))
+        else:
+            moved = reshape_factor(factor, source.shape, out.shape)
+        if state.context.fixed is None:
+            fixed = _resized(source.shape, out.shape)
+        if held := set(fixed) & support(moved):
+            kept = state.keep_size(moved, held, _FIXED)
+            if kept is None:
+                continue
+            moved = kept
+        label.append(moved)
+    state.set(out, label)
+
+
+def _resized(old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """Dimensions of a view that are not one dimension of the original."""
+    return [dim for before, after in dim_groups(old, new) if len(before) != 1 or len(after) != 1 for dim in after]
+
+
+@rule("permute", "transpose", "t", "numpy_T")
+def permute(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.out
+    order = list(range(source.ndim))
+    if "dims" in call.arguments:
+        order = [dim % source.ndim for dim in call["dims"]]
+    elif "dim0" in call.arguments:
+        one, other = call["dim0"] % source.ndim, call["dim1"] % source.ndim
+        order[one], order[other] = other, one
+    else:
+        order.reverse()
+    label = []
+    for factor in state.label(source):
+        dims = [dim for dim in order if dim in support(factor)]
+        if dims != sorted(dims):
+            # Kept channels would come out in another order than in the original: the rows must keep the same ones.
+            widest = max(dims, key=lambda dim: source.shape[dim])
+            factor = state.collapse(factor, set(dims) - {widest})
+        label.append(factor.with_ids(factor.ids.transpose(order)))
+    state.set(out, label)
+
+
+@rule("cat", "concat", "concatenate")
+def cat(state: TraceState, call: Call) -> None:
+    tensors = [tensor for tensor in call["tensors"] if tensor.numel() or tensor.ndim > 1]
+    dim = call["dim"] % call.out.ndim
+    columns = [state.along(tensor, dim) for tensor in tensors]
+    depth = max((len(column) for column in columns), default=0)
+    label: list[Factor] = []
+    shape = [1] * call.out.ndim
+    shape[dim] = call.out.shape[dim]
+    for level in range(depth):
+        parts = [
+            state.flat([column[level]], tensor.shape, dim)[0]
+            if level < len(column)
+            else np.zeros(tensor.shape[dim], dtype=np.int64)
+            for column, tensor in zip(columns, tensors, strict=True)
+        ]
+        shared = [column[level].reads for column in columns if level < len(column)]
+        reads = frozenset().union(*shared) if all(shared) and len(shared) == len(tensors) else frozenset()
+        label.append(Factor(np.concatenate(parts).reshape(shape), reads))
+    others = [[factor for factor in state.label(tensor) if dim not in support(factor)] for tensor in tensors]
+    shapes = [[1 if axis == dim else size for axis, size in enumerate(tensor.shape)] for tensor in tensors]
+    label += join(state, [tuple(column) for column in others], shapes, "cat")
+    state.set(call.out, label)
+
+
+@rule("stack")
+def stack(state: TraceState, call: Call) -> None:
+    tensors = call["tensors"]
+    dim = call["dim"] % call.out.ndim
+    joined = join(state, [state.label(tensor) for tensor in tensors], [tensor.shape for tensor in tensors], "stack")
+    state.set(call.out, [factor.with_ids(np.expand_dims(factor.ids, dim)) for factor in joined])
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
+def split(state: TraceState, call: Call) -> None:
+    source, dim = call.first, call["dim"] % call.first.ndim
+    sizes = [part.shape[dim] for part in call.outputs]
+    for factor in state.label(source):
+        if dim in support(factor):
+            if state.context.equal_parts and len(set(sizes)) == 1 and support(factor) == {dim}:
+                state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
+            else:
+                state.freeze(factor, "a split at positions that are constants in the code")
+    start = 0
+    for part, size in zip(call.outputs, sizes, strict=True):
+        state.set(part, [_narrow(factor, dim, start, start + size) for factor in state.label(source)])
+        start += size
+
+
+def _narrow(factor: Factor, dim: int, start: int, stop: int) -> Factor:
+    return factor if factor.ids.shape[dim] == 1 else factor.with_ids(factor.ids.take(range(start, stop), axis=dim))
+
+
+@rule("slice", "narrow")
+def slice_(state: TraceState, call: Call) -> None:
+    source, dim = call.first, call["dim"] % call.first.ndim
+    whole = source.shape[dim] == call.out.shape[dim]
+    label = []
+    for factor in state.label(source):
+        if dim not in support(factor) or whole:
+            label.append(factor)
+        else:
+            state.freeze(factor, "a slice at positions that are constants in the code")
+    state.set(call.out, label)
+
+
+@rule("select", "unbind")
+def select(state: TraceState, call: Call) -> None:
+    source, dim = call.first, call["dim"] % call.first.ndim
+    label = []
+    for factor in state.label(source):
+        if dim in support(factor):
+            state.freeze(factor, "one channel picked by its number")
+        else:
+            label.append(factor.with_ids(factor.ids.squeeze(dim)))
+    for out in call.outputs:
+        state.set(out, label)
+
+
+@rule("flip", "roll")
+def reorder(state: TraceState, call: Call) -> None:
+    dims = {dim % call.first.ndim for dim in call["dims"]} or set(range(call.first.ndim))
+    for factor in state.label(call.first):
+        if dims & support(factor):
+            state.freeze(factor, "channels moved by a constant distance")
+    state.set(call.out, [factor for factor in state.label(call.first) if not dims & support(factor)])
+
+
+@rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+      "replication_pad2d", "replication_pad3d")  # fmt: skip
+def pad(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.out
+    label = []
+    for factor in state.label(source):
+        ids = factor.ids
+        for dim, size in enumerate(source.shape):
+            lead = 0
+            if ids.shape[dim] > 1 and out.shape[dim] != size:
+                pair = 2 * (source.ndim - 1 - dim)
+                lead = int(call["pad"][pair]) if "pad" in call.arguments else -1
+                tail = out.shape[dim] - size - lead
+                if lead < 0 or tail < 0 or call.op._schema.name != "aten::constant_pad_nd":
+                    state.freeze(factor, "padding that mixes channels")
+                    break
+                ids = np.pad(ids, [(lead, tail) if axis == dim else (0, 0) for axis in range(ids.ndim)])
+        else:
+            # Padding is not zero for every value, and never removed: what is known to be masked ends here.
+            label.append(Factor(ids))
+    state.set(out, label)
+
+
+@rule("repeat")
+def repeat(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.out
+    lead = out.ndim - source.ndim
+    label = []
+    for factor in state.label(source):
+        ids = factor.ids.reshape([1] * lead + list(factor.ids.shape))
+        times = [
+            count if ids.shape[dim] > 1 else 1 for dim, count in enumerate(call["repeats"])
+        ]
+        label.append(factor.with_ids(np.tile(ids, times)))
+    state.set(out, label)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
+def shuffle(state: TraceState, call: Call) -> None:
+    """Blocks of channels that swap with space, or with each other: each block goes or stays as a whole."""
+    source, out, name = call.first, call.out, call.op._schema.name.removeprefix("aten::")
+    dim = source.ndim - 3
+    label = []
+    for factor in state.along(source, dim):
+        ids = full_ids(factor, source.shape, [dim]).ravel()
+        if name == "pixel_unshuffle":
+            ids = ids.repeat(out.shape[dim] // source.shape[dim])
+        else:
+            if name == "pixel_shuffle":
+                rows = ids.reshape(out.shape[dim], -1)
+                state.ids.unify(rows, rows[:, :1])
+                ids = rows[:, 0]
+            else:
+                rows = ids.reshape(call["groups"], -1)
+                state.ids.unify(rows, rows[:1])
+                ids = rows.T.ravel()
+        label.append(Factor(ids.reshape([-1 if axis == dim else 1 for axis in range(out.ndim)])))
+    for factor in state.label(source):
+        if dim not in support(factor) and support(factor) & {dim + 1, dim + 2}:
+            state.freeze(factor, name)
+    state.set(out, label)
