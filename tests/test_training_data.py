@@ -179,6 +179,26 @@ def test_damaged_gzip(tmp_path):
         load_dataset("fashion-mnist", tmp_path)
 
 
+def test_download_only_when_asked(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    asked = []
+
+    def fetch(root, train, download):
+        assert download
+        asked.append(train)
+        write_fashion(tmp_path / "FashionMNIST" / "raw")
+
+    monkeypatch.setattr(datasets, "FashionMNIST", fetch)
+    with pytest.raises(DataError, match="or allow the download"):
+        load_dataset("fashion-mnist", tmp_path)
+    assert not asked
+    assert load_dataset("fashion-mnist", tmp_path, download=True).train_count == 6
+    assert asked == [True, False]
+    load_dataset("fashion-mnist", tmp_path, download=True)
+    assert len(asked) == 2, "what is there already is not fetched again"
+
+
 def test_unknown_names_and_sizes(tmp_path):
     with pytest.raises(DataError, match="no data set is called 'imagenet'; there are cifar10"):
         load_dataset("imagenet", tmp_path)

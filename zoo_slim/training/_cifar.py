@@ -8,6 +8,7 @@ import torch
 
 from zoo_slim._errors import DataError
 from zoo_slim.training._data import ImageTensors, pixel_statistics
+from zoo_slim.training._progress import progress
 
 __all__ = ["CLASSES", "read_cifar10"]
 
@@ -44,7 +45,13 @@ def _read_any(root: Path) -> dict[str, Split]:
         if _complete(folder, BINARY):
             return {split: _join([_read_binary(folder / file) for file in BINARY[split]]) for split in BINARY}
     if _complete(root, MOSAIC):
-        return {split: _join([_read_mosaic(root / file) for file in MOSAIC[split]]) for split in MOSAIC}
+        parts: dict[str, list[Split]] = {split: [] for split in MOSAIC}
+        with progress("decode CIFAR-10", sum(map(len, MOSAIC.values()))) as advance:
+            for split, files in MOSAIC.items():
+                for file in files:
+                    parts[split].append(_read_mosaic(root / file))
+                    advance(file)
+        return {split: _join(parts[split]) for split in parts}
     if (root / ARCHIVE).is_file():
         return _read_npz(root / ARCHIVE)
     raise DataError(_not_found(root))

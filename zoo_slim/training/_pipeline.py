@@ -200,7 +200,7 @@ def run_all(
         TrainingError: neither an architecture nor ``base`` is given, or a run cannot go on.
     """
     from zoo_slim import checkpoint, slim
-    from zoo_slim.schema import PruningSchema
+    from zoo_slim.schema import read_schema
 
     folder, dataset = Path(folder), _dataset(data)
     trained = base
@@ -219,7 +219,7 @@ def run_all(
         base_metrics |= _metrics(whole, dataset, _accuracy(whole, tested, settings))
     summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
     if tuning is not None:
-        given = {} if schema is None else {"schema": PruningSchema.read(Path(schema))}
+        given = {} if schema is None else {"schema": read_schema(schema)}
         slimmed, _ = slim(whole, ratio=ratio, example_input=_example(dataset), **given)
         before = _accuracy(slimmed, tested, settings)
         announce(f"slimmed at ratio {ratio:g}: test accuracy {before:.4f} before fine-tuning")

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+from test_training_data import write_fashion
+from typer.testing import CliRunner
+
+from zoo_slim.checkpoint import origin_of, read_config
+from zoo_slim.cli import app
+from zoo_slim.loading import load
+from zoo_slim.training import Settings, TrainingError, evaluate, load_dataset
+from zoo_slim.training._pipeline import Data, finetune, measure, run_all, train
+
+SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
+NAME, OPTIONS = "resnet18", {"stem": "cifar"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_fashion(root, train=16, test=16)
+    return Data("fashion-mnist", root)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    saved = train(NAME, data, SETTINGS, folder, options=OPTIONS, command="zoo-slim train …")
+    assert saved == folder / "model"
+    return saved
+
+
+def test_checkpoint_says_how_it_was_trained(trained, data):
+    config = read_config(trained)
+    assert config.architecture == NAME
+    assert dict(config.options) == {"stem": "cifar", "num_classes": 10}
+    assert config.classes[9] == "Ankle boot"
+    dataset = data.load()
+    assert config.input == {"size": [3, 32, 32], "mean": list(dataset.mean), "std": list(dataset.std)}
+    model = load(f"local-dir:{trained}")
+    assert config.metrics["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert config.metrics["macs"] > 10**8
+    assert config.metrics["test_accuracy"] == evaluate(model, dataset)["accuracy"]
+    assert config.training["command"] == "zoo-slim train …"
+    assert (config.training["dataset"], config.training["seed"], config.training["epochs"]) == ("fashion-mnist", 1, 1)
+    assert torch.__version__.startswith(config.training["versions"]["torch"])
+
+
+def test_resuming_a_finished_run_saves_again(trained, data):
+    before = load(f"local-dir:{trained}").state_dict()
+    train(NAME, data, SETTINGS, trained.parent, options=OPTIONS, resume=True)
+    after = load(f"local-dir:{trained}").state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    with pytest.raises(TrainingError, match="already holds a run"):
+        train(NAME, data, SETTINGS, trained.parent, options=OPTIONS)
+
+
+def test_classes_must_fit(data, tmp_path):
+    with pytest.raises(TrainingError, match="num_classes is 7, but fashion-mnist has 10 classes"):
+        train(NAME, data, SETTINGS, tmp_path, options={"num_classes": 7})
+
+
+@pytest.mark.slow
+def test_all_in_one(trained, data, tmp_path):
+    tuning = Settings(epochs=1, batch_size=8, learning_rate=0.001, device="cpu")
+    summary = run_all(None, data, SETTINGS, tuning, 0.5, tmp_path, base=trained)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["base"] == dict(read_config(trained).metrics)
+    assert summary["slim"]["params"] < summary["base"]["params"] and summary["slim"]["macs"] < summary["base"]["macs"]
+    variant = tmp_path / "model" / "pruned-0.5"
+    assert summary["saved"] == str(variant)
+    measured = measure(variant, data)
+    assert measured["accuracy"] == summary["slim"]["test_accuracy"] and measured["params"] == summary["slim"]["params"]
+    origin = origin_of(load(f"local-dir:{variant}"))
+    assert origin.variant == "0.5" and origin.base == summary["base"] and origin.result is not None
+
+    assert run_all(None, data, SETTINGS, tuning, 0.5, tmp_path, base=trained, resume=True) == summary
+    tuned = finetune(variant, data, tuning, tmp_path / "more")
+    again = origin_of(load(f"local-dir:{tuned}"))
+    assert again.result == origin.result and again.base == origin.base
+
+
+@pytest.mark.slow
+def test_on_the_command_line(data, tmp_path):
+    words = f"run --net resnet18 --dataset fashion-mnist --data {data.root} --save_dir {tmp_path} --sparsity_train"
+    more = "--epochs 1 --fine_tune --fine_tune_epochs 1 --prune_ratio 0.75 --batch_size 8 --device cpu"
+    result = CliRunner().invoke(app, [*words.split(), *more.split()], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"saved {tmp_path / 'model' / 'pruned-0.75'}\n")
+    assert {"config.json", "model.safetensors", "pruned-0.75"} <= {file.name for file in (tmp_path / "model").iterdir()}
+    tested = CliRunner().invoke(
+        app, ["eval", str(tmp_path / "model"), "--dataset", "fashion-mnist", "--data", str(data.root), "--json"]
+    )
+    count = load_dataset("fashion-mnist", data.root).test_count
+    assert json.loads(tested.stdout)["count"] == count
