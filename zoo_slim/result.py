@@ -20,8 +20,8 @@ class PruningResult:
 
     Attributes:
         kept: ``{state-dict name: {axis: indices}}``. ``indices`` is int64 and ascending: shape ``[n]``, or ``[g, n]``
-            on axis 1 of a convolution of ``g`` groups, where row ``r`` belongs to the ``r``-th block of the outputs kept.
-            Axes that keep everything are absent.
+            on axis 1 of a convolution of ``g`` groups, where row ``r`` belongs to the ``r``-th block of the outputs
+            kept. Axes that keep everything are absent.
         attributes: ``{module name: {attribute: value}}``: the integers (or tuples of integers) that ``forward`` or
             ``repr`` read and that differ from the original's. The root module's name is ``""``.
     """
@@ -82,7 +82,10 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
     Raises:
         SlimmingError: the result names a tensor, module or attribute that the model does not have.
     """
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     for name in result.kept:
         if name not in tensors:
             raise SlimmingError(f"the pruning result names {name!r}, which this {type(model).__name__} does not have")

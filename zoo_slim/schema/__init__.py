@@ -1,9 +1,10 @@
 """Pruning schemas: what they hold, and the files that they are read from."""
 
 from zoo_slim.schema._file import dumps, loads, read_schema, write_schema
+from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original, read_original
 from zoo_slim.schema._schema import Axes, Group, Layer, PruningSchema, fingerprint, model_tensors
 
 __all__ = [
-    "Axes", "Group", "Layer", "PruningSchema", "dumps", "fingerprint", "loads", "model_tensors", "read_schema",
-    "write_schema",
+    "Axes", "Group", "Layer", "OriginalSchema", "PruningSchema", "convert_original", "dumps", "fingerprint", "loads",
+    "model_tensors", "parse_original", "read_original", "read_schema", "write_schema",
 ]  # fmt: skip

@@ -101,7 +101,9 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{where} is not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise SchemaError(f"{where}: field 'format' must be {FORMAT!r}; for the original tool's files use read_original")
+        raise SchemaError(
+            f"{where}: field 'format' must be {FORMAT!r}; for the original tool's files use read_original"
+        )
     if document.get("version") != VERSION:
         raise SchemaError(f"{where}: version {document.get('version')!r} is unknown, this zoo_slim reads {VERSION}")
     if unknown := sorted(set(document) - _TOP):
@@ -133,7 +135,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
     parameters: dict[str, dict[int, Ids]] = {}
     for name, places in _table(document, "parameters", where).items():
         if not isinstance(places, dict) or not all(key.isdigit() and len(key) < 3 for key in places):
-            raise SchemaError(f"{where}: parameters.{name}: expected an object of axes, such as {{\"0\": \"group\"}}")
+            raise SchemaError(f'{where}: parameters.{name}: expected an object of axes, such as {{"0": "group"}}')
         parameters[name] = {
             int(axis): parse_channels(value, members, f"{where}: parameters.{name}.{axis}")
             for axis, value in places.items()

@@ -85,7 +85,8 @@ class PruningSchema:
 
     def balanced(self) -> list[Ids]:
         """Arrays ``[rows, n]`` of channels of which each row must keep equally many: `equal`, and what grouped
-        convolutions ask of their inputs and outputs."""
+        convolutions ask of their inputs and outputs.
+        """
         found = list(self.equal)
         for layer in self.layers.values():
             if layer.groups > 1 and layer.inputs is not None and len(layer.inputs) > layer.groups:

@@ -56,7 +56,7 @@ def _weight_norm(model: nn.Module, schema: PruningSchema, order: float) -> Score
 
 
 def l1(model: nn.Module, schema: PruningSchema) -> Scores:
-    """Mean absolute weight of the filters that write the channel (Li et al., ICLR 2017, without the sum's bias to fan-in)."""
+    """Mean absolute weight of the filters that write the channel (Li et al., ICLR 2017, as a mean, not a sum)."""
     return _weight_norm(model, schema, 1.0)
 
 

@@ -28,7 +28,9 @@ def result_from_keep(model: nn.Module, schema: PruningSchema, keep: Keep) -> Pru
                 continue
             counts = np.unique(mask.sum(axis=-1))
             if len(counts) != 1:
-                raise SlimmingError(f"{name}: its groups would keep {counts.tolist()} channels, but must keep equally many")
+                raise SlimmingError(
+                    f"{name}: its groups would keep {counts.tolist()} channels, but must keep equally many"
+                )
             if counts[0] == 0:
                 raise SlimmingError(f"{name}: nothing of its axis {axis} would be kept")
             indices = np.nonzero(mask)[-1].reshape(*mask.shape[:-1], -1)
@@ -56,7 +58,9 @@ def slim_attributes(
         shapes = {}
         for local, parameter in module.named_parameters(recurse=False):
             axes = kept.get(prefix + local, {})
-            shapes[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(parameter.shape)]
+            shapes[local] = [
+                axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(parameter.shape)
+            ]
         for local, buffer in module.named_buffers(recurse=False):
             axes = kept.get(prefix + local, {})
             shapes[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(buffer.shape)]

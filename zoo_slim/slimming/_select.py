@@ -128,7 +128,9 @@ def _restore(
         changed = False
         for name, group in schema.groups.items():
             channels = members[name]
-            while (want := rounded(max(kept := int(keep[channels].sum()), _minimum(group, minimum)), group.width, rounding)) > kept:
+            while (
+                want := rounded(max(kept := int(keep[channels].sum()), _minimum(group, minimum)), group.width, rounding)
+            ) > kept:
                 removed = channels[~keep[channels]]
                 best = units[removed[np.lexsort((removed, -unit_score[removed]))[: want - kept]]]
                 keep |= np.isin(units, best)

@@ -41,7 +41,9 @@ class Verification:
         return self.max_relative_difference < TOLERANCE
 
 
-def verify(model: nn.Module, result: PruningResult, example_input: Example, *, trace: Trace | None = None) -> Verification:
+def verify(
+    model: nn.Module, result: PruningResult, example_input: Example, *, trace: Trace | None = None
+) -> Verification:
     """Compare the slim network with the masked original, in float64 and in evaluation mode.
 
     The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it.
@@ -130,4 +132,4 @@ def _double(example: Example) -> Example:
         return example.double() if example.is_floating_point() else example
     if isinstance(example, dict):
         return {name: _double(value) for name, value in example.items()}
-    return tuple(_double(value) if isinstance(value, Tensor) else value for value in example)  # type: ignore[arg-type]
+    return tuple(_double(value) if isinstance(value, Tensor) else value for value in example)

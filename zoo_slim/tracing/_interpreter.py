@@ -46,7 +46,10 @@ class Interpreter(TorchDispatchMode):
         for candidate in (name, name.rstrip("_")):
             if candidate in RULES:
                 return RULES[candidate]
-        return pointwise if torch.Tag.pointwise in func.tags else None
+        # An in-place operation does to positions what its functional twin does, whose tags are more complete.
+        twin = getattr(torch.ops.aten, name.removeprefix("aten::").rstrip("_"), None)
+        overloads = [func, *(getattr(twin, overload) for overload in (twin.overloads() if twin else ()))]
+        return pointwise if any(torch.Tag.pointwise in overload.tags for overload in overloads) else None
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -57,4 +60,6 @@ def tensors_in(value: Any) -> list[Tensor]:
         return [tensor for item in value.values() for tensor in tensors_in(item)]
     if isinstance(value, (list, tuple, set)):
         return [tensor for item in value for tensor in tensors_in(item)]
-    return [tensor for item in vars(value).values() for tensor in tensors_in(item)] if hasattr(value, "__dict__") else []
+    return (
+        [tensor for item in vars(value).values() for tensor in tensors_in(item)] if hasattr(value, "__dict__") else []
+    )

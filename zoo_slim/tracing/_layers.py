@@ -44,9 +44,9 @@ def convolution(state: TraceState, call: Call) -> None:
         _read(state, state.along(source, 1), state.along(weight, axis_in), "convolution")
         written = [factor.ids.ravel() for factor in state.along(weight, axis_out)]
     if bias is not None:
-        rows = [(Factor(ids),) for ids in written] or [()]
-        joined = join(state, [rows[0], state.label(bias)], [(out.shape[1],), bias.shape], "bias")
-        written = [factor.ids for factor in joined] + written[1:]
+        rows = tuple(Factor(ids) for ids in written)
+        joined = join(state, [rows, state.label(bias)], [(out.shape[1],), bias.shape], "bias")
+        written = [factor.ids for factor in joined]
     state.set(out, [Factor(_on_axis(ids, out.ndim, 1)) for ids in written])
 
 
@@ -163,9 +163,7 @@ def channel_norm(state: TraceState, call: Call) -> None:
     for tensor in (call["weight"], call["bias"]):
         if isinstance(tensor, Tensor):
             tail = source.ndim - 2 if group else 0
-            labels.append(
-                tuple(f.with_ids(f.ids.reshape(*f.ids.shape, *[1] * tail)) for f in state.label(tensor))
-            )
+            labels.append(tuple(f.with_ids(f.ids.reshape(*f.ids.shape, *[1] * tail)) for f in state.label(tensor)))
             shapes.append([*tensor.shape, *[1] * tail])
     joined = join(state, labels, shapes, "normalisation over channels")
     state.set(out, [Factor(factor.ids) for factor in joined])
@@ -176,7 +174,9 @@ def channel_norm(state: TraceState, call: Call) -> None:
 def reduction(state: TraceState, call: Call) -> None:
     source = call.first
     given = call.arguments.get("dim")
-    dims = {given % source.ndim} if isinstance(given, int) else {dim % source.ndim for dim in given or range(source.ndim)}
+    dims = (
+        {given % source.ndim} if isinstance(given, int) else {dim % source.ndim for dim in given or range(source.ndim)}
+    )
     keep = bool(call.arguments.get("keepdim"))
     if "other" in call.arguments:
         state.freeze_all(call.tensors, "an operation without a rule")

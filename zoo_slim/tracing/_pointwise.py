@@ -33,9 +33,7 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
     """Unify the labels of tensors that broadcast against each other. Returns the label of the result."""
     ndim = max((len(shape) for shape in shapes), default=0)
     labels = [tuple(_aligned(factor, ndim) for factor in label) for label in labels]
-    full = [
-        frozenset(dim + ndim - len(shape) for dim, size in enumerate(shape) if size > 1) for shape in shapes
-    ]
+    full = [frozenset(dim + ndim - len(shape) for dim, size in enumerate(shape) if size > 1) for shape in shapes]
     result: list[Factor] = []
     for dims in _components([support(factor) for label in labels for factor in label]):
         columns: list[list[Factor]] = []
@@ -65,7 +63,9 @@ def _reads(name: str, call: Call, labels: Sequence[Label], factor: Factor) -> fr
     """The masks under which the result is zero at the positions of ``factor``."""
     if name in _KEEPS_ZERO:
         return factor.reads
-    candidates = [other.reads for label in labels for other in label if other.reads and support(other) == support(factor)]
+    candidates = [
+        other.reads for label in labels for other in label if other.reads and support(other) == support(factor)
+    ]
     if name in _PRODUCT and candidates:
         return candidates[0]
     if name in _SUM and len(candidates) == len(call.tensors) == 2:
@@ -74,9 +74,10 @@ def _reads(name: str, call: Call, labels: Sequence[Label], factor: Factor) -> fr
 
 
 @rule(
-    "_to_copy", "alias", "bernoulli", "clone", "contiguous", "copy", "detach", "empty_like", "exponential", "fill",
-    "full_like", "lift_fresh", "native_dropout", "normal", "ones_like", "rand_like", "randn_like", "rrelu_with_noise",
-    "uniform", "zero", "zeros_like",
+    "_prelu_kernel", "_to_copy", "alias", "bernoulli", "clone", "contiguous", "copy", "detach", "empty_like",
+    "exponential", "fill", "floor_divide", "full_like", "hardswish", "lift_fresh", "log_sigmoid_forward",
+    "native_dropout", "normal", "ones_like", "rand_like", "randn_like", "rrelu_with_noise", "uniform", "zero",
+    "zeros_like",
 )  # fmt: skip
 def pointwise(state: TraceState, call: Call) -> None:
     """Any operation tagged pointwise, and those above."""
@@ -101,4 +102,3 @@ def factory(state: TraceState, call: Call) -> None:
     """A new tensor has no channels of the model's."""
     for out in call.outputs:
         state.set(out, ())
-

@@ -82,8 +82,8 @@ def _groups(trace: Trace) -> tuple[dict[str, Group], Ids]:
     generator = np.random.default_rng(0)
     places = np.zeros(trace.classes, dtype=np.uint64)
     writer: dict[int, str] = {}
-    for name, axes in trace.axes.items():
-        for axis, part in axes.items():
+    for axes in trace.axes.values():
+        for part in axes.values():
             mark = generator.integers(1, 1 << 63, dtype=np.uint64)
             flat = part.ravel()
             np.add.at(places, flat[flat >= 0], mark)
@@ -93,14 +93,11 @@ def _groups(trace: Trace) -> tuple[dict[str, Group], Ids]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     group_of = rank[group_of]
-    for name, axes in trace.axes.items():
-        if 0 in axes:
-            for group in np.unique(group_of[axes[0][axes[0] >= 0]]):
-                writer.setdefault(int(group), name)
-    for name, axes in trace.axes.items():
-        for axis, part in axes.items():
-            for group in np.unique(group_of[part[part >= 0]]):
-                writer.setdefault(int(group), f"{name}/{axis}")
+    written = [(name, part) for name, axes in trace.axes.items() for axis, part in axes.items() if axis == 0]
+    anywhere = [(f"{name}/{axis}", part) for name, axes in trace.axes.items() for axis, part in axes.items()]
+    for name, part in written + anywhere:
+        for group in np.unique(group_of[part[part >= 0]]):
+            writer.setdefault(int(group), name)
     groups: dict[str, Group] = {}
     renumber = np.full(trace.classes + 1, -1, dtype=np.int64)  # the last entry is that of -1
     start = 0

@@ -56,7 +56,7 @@ class TraceState:
     _names: dict[int, str] = field(default_factory=dict)
 
     def mint_parameters(self, model: nn.Module) -> None:
-        """Give every parameter and buffer one factor per axis. The weight of a grouped convolution gets one on (0, 1)."""
+        """Give every parameter and buffer one factor per axis; grouped weights get ids per group on axis 1."""
         for prefix, module in model.named_modules():
             groups = getattr(module, "groups", 1)
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

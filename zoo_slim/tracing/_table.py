@@ -24,7 +24,7 @@ class Call:
         return self.arguments[name]
 
     @property
-    def first(self) -> Tensor:
+    def first(self) -> Any:
         return next(iter(self.arguments.values()))
 
     @property
@@ -32,7 +32,8 @@ class Call:
         """All tensors among the arguments, lists included, in order."""
         found: list[Tensor] = []
         for value in self.arguments.values():
-            found += [item for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, Tensor)]
+            items = value if isinstance(value, (list, tuple)) else [value]
+            found += [item for item in items if isinstance(item, Tensor)]
         return found
 
     @property

@@ -64,7 +64,8 @@ def to_device(example: Example, device: str) -> Example:
         return example.to(device)
     if isinstance(example, Mapping):
         return {name: to_device(value, device) for name, value in example.items()}
-    return type(example)(to_device(value, device) if isinstance(value, (Tensor, list, tuple, Mapping)) else value for value in example)  # type: ignore[call-arg, return-value]
+    nested = (Tensor, list, tuple, Mapping)
+    return tuple(to_device(value, device) if isinstance(value, nested) else value for value in example)
 
 
 def _watch_modules(model: nn.Module, state: TraceState) -> None:
@@ -87,7 +88,7 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
     """
     try:
         return _trace(meta_copy(model), to_device(example, "meta"))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as meta_error:
+    except Exception as meta_error:
         # Some forwards look at values: those run on real tensors, at the cost of a copy of the weights.
         try:
             return _trace(copy.deepcopy(model), example)
@@ -112,7 +113,7 @@ def _trace(model: nn.Module, example: Example) -> Trace:
             try:
                 with torch.no_grad(), ShapeArguments(state), Interpreter(state):
                     outputs = call_model(model, example)
-            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            except Exception as error:
                 if not training:
                     raise
                 failure = str(error)
@@ -147,7 +148,7 @@ def _facts(model: nn.Module, state: TraceState, failure: str | None) -> Trace:
             if roots.any():
                 positions.setdefault(name, {})[axis] = roots
     found = [roots.ravel() for axes in positions.values() for roots in axes.values()]
-    roots, first = np.unique(np.concatenate(found), return_index=True) if found else (np.zeros(0, int), np.zeros(0, int))
+    roots, first = np.unique(np.concatenate([*found, np.zeros(1, dtype=np.int64)]), return_index=True)
     first, roots = first[roots != 0], roots[roots != 0]
     order = np.argsort(first)  # classes are numbered in the order in which the model's tensors name them
     table = np.full(len(ids), -1, dtype=np.int64)

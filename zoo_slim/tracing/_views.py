@@ -182,9 +182,7 @@ def repeat(state: TraceState, call: Call) -> None:
     label = []
     for factor in state.label(source):
         ids = factor.ids.reshape([1] * lead + list(factor.ids.shape))
-        times = [
-            count if ids.shape[dim] > 1 else 1 for dim, count in enumerate(call["repeats"])
-        ]
+        times = [count if ids.shape[dim] > 1 else 1 for dim, count in enumerate(call["repeats"])]
         label.append(factor.with_ids(np.tile(ids, times)))
     state.set(out, label)
 
@@ -213,3 +211,18 @@ def shuffle(state: TraceState, call: Call) -> None:
         if dim not in support(factor) and support(factor) & {dim + 1, dim + 2}:
             state.freeze(factor, name)
     state.set(out, label)
+
+
+@rule("glu")
+def glu(state: TraceState, call: Call) -> None:
+    """One half of a dimension gates the other: their channels go in pairs."""
+    source, dim = call.first, call["dim"] % call.first.ndim
+    label = []
+    for factor in state.label(source):
+        if dim in support(factor):
+            size = call.out.shape[dim]
+            first, second = _narrow(factor, dim, 0, size), _narrow(factor, dim, size, 2 * size)
+            state.ids.unify(first.ids, second.ids)
+            factor = first
+        label.append(Factor(factor.ids))
+    state.set(call.out, label)

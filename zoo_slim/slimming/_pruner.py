@@ -1,0 +1,166 @@
+"""The original tool's interface, and its rules of selection."""
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.schema import PruningSchema, loads
+from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original
+from zoo_slim.slimming._criteria import Scores, score
+from zoo_slim.slimming._keep import result_from_keep
+from zoo_slim.slimming._original_result import from_original, to_original
+from zoo_slim.slimming._select import Keep, rounded, select
+
+__all__ = ["SlimPruner", "select_as_original"]
+
+SchemaLike = PruningSchema | OriginalSchema | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class SlimPruner:
+    """Slim a model by a schema, or rebuild a slim model from a pruning result.
+
+    Args:
+        model: the network. It stays as it is.
+        schema: a `PruningSchema`, or a file or dict in the new or the original tool's format. With the original's
+            format, `run` follows the original's rules to the channel. Not needed to apply a result.
+
+    Attributes:
+        result: the `PruningResult` of the last `run` or `apply_pruning_result`.
+    """
+
+    def __init__(self, model: nn.Module, schema: SchemaLike | None = None) -> None:
+        self._model = model
+        self._schema = None if schema is None else _schema(schema)
+        self._pruned: nn.Module | None = None
+        self.result: PruningResult | None = None
+
+    @property
+    def pruned_model(self) -> nn.Module:
+        """The slim network."""
+        if self._pruned is None:
+            raise SlimmingError(
+                "there is no slim network yet: call run(prune_ratio=…) or apply_pruning_result(…) first"
+            )
+        return self._pruned
+
+    def run(self, prune_ratio: float) -> list[dict[str, Any]]:
+        """Slim by the |gamma| of the BatchNorms.
+
+        Args:
+            prune_ratio: the share of all channels whose scale falls below the threshold.
+
+        Returns:
+            the result in the original's form: for each BatchNorm ``name`` and ``keep_idxes``, for each convolution
+            ``in_channels_keep_idxes`` and ``out_channels_keep_idxes``, for each Linear ``in_features_keep_idxes``.
+
+        Raises:
+            SlimmingError: no schema was given, or the ratio is not in ``[0, 1)``.
+            SchemaError: the schema does not fit the model.
+        """
+        if self._schema is None:
+            raise SlimmingError("no schema to slim by: SlimPruner(model, schema), where zoo_slim.trace makes one")
+        if isinstance(self._schema, OriginalSchema):
+            schema = convert_original(self._schema, self._model)
+            keep = select_as_original(self._schema, schema, self._model, prune_ratio)
+        else:
+            schema = self._schema
+            keep = select(schema, score(self._model, schema, "bn_scale"), prune_ratio)
+        self._apply(result_from_keep(self._model, schema, keep))
+        assert self.result is not None
+        return to_original(self.result, self._model)
+
+    def apply_pruning_result(self, pruning_result: PruningResult | Sequence[dict[str, Any]]) -> None:
+        """Slim as a result says, in the original's form or ours. No schema is needed.
+
+        Raises:
+            SlimmingError: the result does not fit the model.
+        """
+        given = pruning_result
+        self._apply(given if isinstance(given, PruningResult) else from_original(given, self._model))
+
+    def _apply(self, result: PruningResult) -> None:
+        self._pruned = apply_result(self._model, result)
+        self.result = copy.deepcopy(result)
+
+
+def _schema(given: SchemaLike) -> PruningSchema | OriginalSchema:
+    if isinstance(given, (PruningSchema, OriginalSchema)):
+        return given
+    where = "schema"
+    if isinstance(given, (str, os.PathLike)):
+        where = str(given)
+        try:
+            given = json.loads(Path(given).read_bytes())
+        except OSError as error:
+            raise SchemaError(f"schema {where} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(f"{where} is not JSON: {error}") from None
+    if isinstance(given, Mapping) and "format" in given:
+        return loads(json.dumps(given), where)
+    return parse_original(given, where)
+
+
+def select_as_original(original: OriginalSchema, schema: PruningSchema, model: nn.Module, ratio: float) -> Keep:
+    """Choose channels by the original's rules.
+
+    The threshold is the value at index ``int(n * ratio)`` of all ``n`` sorted |gamma| of the model's BatchNorm2d; what
+    is strictly greater stays. A BatchNorm that would keep none keeps its ``max(int(width * 0.02), 2)`` largest. Merged
+    BatchNorms keep the union or the intersection. Where that is empty, the 5 % stay whose smallest |gamma| is largest:
+    the original let each BatchNorm keep its own 5 %, which adds unlike channels to each other.
+
+    Args:
+        original: the parsed schema.
+        schema: the same, converted.
+        model: the network whose gammas are read.
+        ratio: ``0 <= ratio < 1``.
+
+    Returns:
+        bool ``[channels of schema]``.
+    """
+    if not 0 <= ratio < 1:
+        raise SlimmingError(f"prune_ratio {ratio} is not a share of channels: give 0 <= prune_ratio < 1")
+    gammas = {
+        name: module.weight.detach().abs().double().cpu().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.affine
+    }
+    if not gammas:
+        raise SlimmingError(f"this {type(model).__name__} has no BatchNorm2d with a scale to slim by")
+    everything = np.sort(np.concatenate(list(gammas.values())))
+    threshold = everything[int(len(everything) * ratio)]
+    keep = np.ones(schema.channels, dtype=bool)
+    for name, channels in schema.members().items():
+        group = schema.groups[name]
+        norms = [norm for norm, place in schema.norms.items() if place[0] == channels[0]]
+        masks = [_norm_mask(gammas[norm], threshold, original.fixed.get(norm)) for norm in norms]
+        scales = np.stack([gammas[norm] for norm in norms])
+        merged = np.logical_and.reduce(masks) if group.merge == "and" else np.logical_or.reduce(masks)
+        if not merged.any():
+            merged = _largest(scales.min(axis=0), max(int(group.width * 0.05), 1))
+        count = int(merged.sum())
+        want = rounded(count, group.width, original.rounding)
+        if want > count:
+            merged |= _largest(np.where(merged, np.inf, scales.max(axis=0)), want)
+        keep[channels] = merged
+    return keep
+
+
+def _norm_mask(gamma: Scores, threshold: float, fixed: float | None) -> Keep:
+    if fixed is not None:
+        return _largest(gamma, len(gamma) - int(len(gamma) * fixed))
+    mask = gamma > threshold
+    return mask if mask.any() else _largest(gamma, max(int(len(gamma) * 0.02), 2))
+
+
+def _largest(values: Scores, count: int) -> Keep:
+    mask = np.zeros(len(values), dtype=bool)
+    mask[np.argsort(-values, kind="stable")[:count]] = True
+    return mask
