@@ -296,5 +296,8 @@ def variants(name: str, revision: str | None = None) -> list[str]:
         CheckpointError: the name is malformed, or its repository cannot be listed.
         RegistryError: no architecture and no bundled model has the name.
     """
-    found = places(name, revision)
-    return found[0].variants() if found and (len(found) == 1 or isinstance(found[0], LocalPlace)) else []
+    place = places(name, revision)[:1]
+    try:
+        return place[0].variants() if place else []
+    except NotThereError as error:
+        raise CheckpointError(f"{place[0]}: {error}") from error

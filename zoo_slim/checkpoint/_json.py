@@ -13,7 +13,7 @@ _LONGEST_NUMBER = 32
 
 def show(value: object, limit: int = 80) -> str:
     """Return a short, printable form of any value, for messages."""
-    text = ascii(value)
+    text = ascii(value).replace("\n", " ")
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

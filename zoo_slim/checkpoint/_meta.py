@@ -26,6 +26,7 @@ def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Mod
         RegistryError: an option that the architecture does not take.
         CheckpointError: the builder failed.
     """
+    architecture.check(options)
     builder_thread = threading.get_ident()
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -42,9 +43,7 @@ def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Mod
         handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
         try:
             return architecture.build(**options)
-        except ZooSlimError:
-            raise
-        except Exception:
+        except Exception:  # of whatever kind: the builder did not expect a parameter without values
             pass
         finally:
             handle.remove()

@@ -138,7 +138,9 @@ def read_weights(
         CheckpointError: a name, shape or dtype is not the model's, or the file is not the one that was recorded.
     """
     state = named_tensors(model)
-    wanted = {name: tensor for name, tensor in state.items() if shared_names(state)[name] == name}
+    shared = shared_names(state)
+    wanted = {name: state[name] for name, first in shared.items() if name == first}
+    axes = {first: kept[name] for name, first in reversed(shared.items()) if kept and name in kept}
     weights: dict[str, Tensor] = {}
     with TensorFile(file, record.bytes) as source:
         for name in [*wanted, *source.entries]:
@@ -155,7 +157,7 @@ def read_weights(
             if entry.dtype != tensor.dtype and not (entry.dtype.is_floating_point and tensor.is_floating_point()):
                 raise CheckpointError(f"{file}: tensor {name!r}: expected {tensor.dtype}, found {entry.dtype}")
         for name, tensor in source.tensors():
-            weights[name] = slice_tensor(tensor, kept[name]) if kept and name in kept else tensor
+            weights[name] = slice_tensor(tensor, axes[name]) if name in axes else tensor
         if source.sha256() != record.sha256:
             raise CheckpointError(
                 f"{file}: its SHA-256 is {source.sha256()}, but config.json says {record.sha256}: it was damaged or"

@@ -1,0 +1,121 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_cnn import a_result, trained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from zoo_slim.checkpoint import read_result, write_result
+from zoo_slim.checkpoint._meta import shapes_of
+from zoo_slim.checkpoint._safetensors import TensorFile, write_tensors
+from zoo_slim.result import PruningResult
+
+
+@st.composite
+def results(draw: st.DrawFn) -> tuple[PruningResult, dict[str, tuple[int, ...]]]:
+    kept: dict[str, dict[int, torch.Tensor]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in draw(st.lists(st.text(min_size=1, max_size=8), max_size=5, unique=True)):
+        shape = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+        axes = {}
+        for axis in draw(st.sets(st.integers(0, len(shape) - 1), max_size=3)):
+            index = draw(st.sets(st.integers(0, shape[axis] - 1), min_size=1))
+            axes[axis] = torch.tensor(sorted(index))
+        left = len(axes[0]) if 0 in axes else shape[0]
+        if len(shape) > 1 and draw(st.booleans()):
+            groups = draw(st.sampled_from([g for g in range(1, left + 1) if left % g == 0]))
+            count = draw(st.integers(1, shape[1]))
+            row = st.sets(st.integers(0, shape[1] - 1), min_size=count, max_size=count).map(sorted)
+            axes[1] = torch.tensor([draw(row) for _ in range(groups)])
+        shapes[name] = tuple(shape)
+        if axes:
+            kept[name] = axes
+    number = st.integers(-(2**31) + 1, 2**31 - 1)
+    attributes = draw(
+        st.dictionaries(
+            st.text(max_size=8),
+            st.dictionaries(
+                st.sampled_from(["groups", "num_heads", "_dim", "größe"]),
+                number | st.lists(number, min_size=1, max_size=3).map(tuple),
+                min_size=1,
+            ),
+            max_size=3,
+        )
+    )
+    return PruningResult(kept, attributes), shapes
+
+
+@settings(max_examples=100, deadline=None)
+@given(results())
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, case: Any) -> None:
+    result, shapes = case
+    file = tmp_path_factory.mktemp("result") / "pruning.safetensors"
+    _, size = write_result(result, file, shapes)
+    assert size == file.stat().st_size
+    read = read_result(file, shapes)
+    assert read == result
+    again = file.with_name("again")
+    assert write_result(read, again, shapes) == write_result(result, file.with_name("third"), shapes)
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_equal_masks_are_stored_once_in_the_order_of_packbits(tmp_path: Path) -> None:
+    shapes = shapes_of(trained())
+    write_result(a_result(), tmp_path / "p", shapes)
+    with safe_open(tmp_path / "p", framework="np") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        assert file.metadata()["format"] == "zoo_slim.pruning"
+    expected = [np.zeros(8, bool), np.zeros((2, 4), bool), np.zeros(16, bool)]
+    expected[0][[0, 2, 5, 7]] = True
+    expected[1][0, [0, 2]] = expected[1][1, [1, 3]] = True
+    expected[2][[0, 3, 5, 9, 10, 15]] = True
+    packed = sorted(np.packbits(mask, axis=-1).tolist() for mask in expected if mask.ndim == 1)
+    assert sorted(mask.tolist() for mask in stored.values() if mask.ndim == 1) == packed
+    assert [mask.tolist() for mask in stored.values() if mask.ndim == 2] == [[[0b10100000], [0b01010000]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "index"),
+    [
+        ("nobody", 0, torch.tensor([0])),
+        ("bn1.weight", 1, torch.tensor([0])),
+        ("bn1.weight", -1, torch.tensor([0])),
+        ("bn1.weight", 0, torch.tensor([8])),
+        ("bn1.weight", 0, torch.tensor([-1])),
+        ("bn1.weight", 0, torch.tensor([1, 1])),
+        ("bn1.weight", 0, torch.tensor([2, 1])),
+        ("bn1.weight", 0, torch.tensor([], dtype=torch.int64)),
+        ("bn1.weight", 0, torch.tensor([1], dtype=torch.int32)),
+        ("bn1.weight", 0, torch.tensor(1)),
+    ],
+)
+def test_results_that_fit_no_network_are_not_written(tmp_path: Path, name: str, axis: int, index: torch.Tensor) -> None:
+    from zoo_slim._errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match=name):
+        write_result(PruningResult({name: {axis: index}}), tmp_path / "p", shapes_of(trained()))
+    assert not (tmp_path / "p").exists()
+
+
+def test_the_safetensors_library_reads_what_is_written_and_the_other_way_round(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
+    tensors = {str(d): torch.arange(6).reshape(2, 3).to(d) for d in [*dtypes, torch.int8, torch.uint8]}
+    tensors |= {"bool": torch.tensor([True, False]), "scalar": torch.tensor(3.5), "none": torch.zeros(0, 3)}
+    specs = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    write_tensors(tmp_path / "ours", specs, lambda name: tensors[name], {"b": "é", "a": "1"})
+    save_file(tensors, tmp_path / "theirs", {"b": "é", "a": "1"})
+    theirs = load_file(tmp_path / "ours")
+    for file in ("ours", "theirs"):
+        with TensorFile(tmp_path / file) as source:
+            assert source.metadata == {"b": "é", "a": "1"}
+            ours = dict(source.tensors())
+        for name, tensor in tensors.items():
+            for read in (ours, theirs):
+                assert read[name].dtype == tensor.dtype and read[name].shape == tensor.shape
+                assert torch.equal(read[name], tensor)

@@ -1,0 +1,253 @@
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_cnn import NAME, a_result, images, same_state, slimmed, trained
+
+import zoo_slim
+from zoo_slim import checkpoint, loading
+from zoo_slim._errors import CheckpointError, RegistryError
+from zoo_slim.loading import HubPlace, LocalPlace, load, places, variants
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for the bundled zoo, with nothing to be had from the Hub."""
+    monkeypatch.setattr(loading, "bundled_zoo", lambda: tmp_path / "zoo")
+    monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "")
+    return tmp_path / "zoo"
+
+
+def fill(folder: Path, base: bool = True, tags: tuple[str, ...] = ("0.5", "0.75")) -> None:
+    if base:
+        checkpoint.save(trained(1), folder, architecture=NAME, options={"num_classes": 5})
+    for seed, tag in enumerate(tags):
+        checkpoint.save(
+            slimmed(trained(seed), a_result()),
+            folder / f"pruned-{tag}",
+            architecture=NAME,
+            options={"num_classes": 5},
+            result=a_result(),
+        )
+
+
+def test_the_bundled_zoo(zoo: Path) -> None:
+    fill(zoo / NAME)
+    assert variants(NAME) == ["0.5", "0.75"]
+    assert same_state(load(NAME), trained(1))
+    model = load(NAME, pruned="0.75", num_classes=5)
+    assert same_state(model, slimmed(trained(1), a_result())) and not model.training
+    assert same_state(load(NAME, pruned=0.5), slimmed(trained(0), a_result()))
+    origin = checkpoint.origin_of(model)
+    assert origin is not None and (origin.architecture, origin.variant) == (NAME, "0.75")
+    assert zoo_slim.load is load
+    assert load(NAME, dtype=torch.float64)(images().double()).dtype == torch.float64
+    with pytest.raises(CheckpointError, match=r"num_classes=5.*num_classes=6"):
+        load(NAME, pruned="0.75", num_classes=6)
+
+
+def test_folders(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert variants("local-dir:mine") == ["0.5", "0.75"]
+    assert same_state(load("local-dir:mine"), trained(1))
+    slim = load("local-dir:mine", "0.5")
+    assert same_state(slim, slimmed(trained(0), a_result()))
+    for name, tag in (("mine/pruned-0.5", None), ("mine/pruned-0.5", "0.5"), (f"{tmp_path}/mine", "0.5")):
+        assert same_state(load(f"local-dir:{name}", tag), slim)
+    for name, tag in (("mine", "0.9"), ("mine/pruned-0.5", "0.75")):
+        with pytest.raises(CheckpointError, match=f"variant '{tag}' of 'local-dir:{name}' could not be found"):
+            load(f"local-dir:{name}", tag)
+    with pytest.raises(CheckpointError, match=r"mine has the variants 0\.5, 0\.75; load one with pruned='0\.75'"):
+        load("local-dir:mine", "0.9")
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        load("local-dir:nowhere")
+    (tmp_path / "mine" / "pruned-link").symlink_to(tmp_path / "mine" / ".." / "mine" / "pruned-0.5")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pruned-0.5").symlink_to(tmp_path / "mine" / "pruned-0.5")
+    with pytest.raises(CheckpointError, match="leads out"):
+        load("local-dir:other", "0.5")
+
+
+def test_what_is_not_there_is_told(zoo: Path) -> None:
+    fill(zoo / NAME, base=False)
+    with pytest.raises(CheckpointError) as caught:
+        load(NAME)
+    message = str(caught.value)
+    assert f"weights of '{NAME}' could not be found:\n- the bundled zoo ({NAME}): it has no config.json\n" in message
+    assert "0.5, 0.75" in message and "pretrained=False" in message and "'local-dir:path'" in message
+    with pytest.raises(CheckpointError, match=r"(?s)variant '0\.9'.*has no variant '0\.9'.*0\.5, 0\.75"):
+        load(NAME, pruned="0.9")
+    with pytest.raises(CheckpointError, match=r"'pruned'.*a tag"):
+        load(NAME, pruned="../../0.5")
+
+
+def test_damage_is_not_passed_over(zoo: Path) -> None:
+    fill(zoo / NAME, tags=())
+    (zoo / NAME / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json.*'format'"):
+        load(NAME)
+
+
+def test_random_weights(zoo: Path) -> None:
+    model = load(NAME, pretrained=False, num_classes=7)
+    assert model(images()).shape == (2, 7) and not model.training
+    origin = checkpoint.origin_of(model)
+    assert origin is not None and origin.options == {"num_classes": 7}
+    with pytest.raises(RegistryError, match="'classes'"):
+        load(NAME, pretrained=False, classes=7)
+    fill(zoo / NAME)
+    slim = load(NAME, "0.5", pretrained=False)
+    assert slim(images()).shape == (2, 5) and slim.get_parameter("conv1.weight").shape[0] == 4
+    assert not same_state(slim, load(NAME, "0.5"))
+
+
+@pytest.mark.parametrize("name", ["me/net", "./net", "/net", "~/net", "../net", "a\\b", "net.pth/", "hf_hub:me/net"])
+def test_repositories_and_paths_need_a_prefix(zoo: Path, name: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load(name)
+    assert "'hf-hub:" in str(caught.value) and f"'local-dir:{name}'" in str(caught.value)
+
+
+def test_a_path_that_exists_is_taken_for_one(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="no architecture is called 'checkpoint-test-folder'"):
+        load("checkpoint-test-folder")
+    (tmp_path / "checkpoint-test-folder").mkdir()
+    with pytest.raises(CheckpointError, match="'local-dir:checkpoint-test-folder'"):
+        load("checkpoint-test-folder")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hf-hub:", "hf-hub:net", "hf-hub:a/b/c", "hf-hub:a/b@", "hf-hub:a/b@c@d", "hf-hub:../b", "hf-hub:a/b@../x"),
+        *("hf-hub:a/b?x=1", "hf-hub:a/..", "local-dir:"),
+    ],
+)
+def test_malformed_names(zoo: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="expected"):
+        load(name)
+
+
+def test_places(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places("hf-hub:me/net@v1") == [HubPlace("me/net", "v1")]
+    assert places("hf-hub:me/net", "refs/pr/1") == places("hf-hub:me/net@refs/pr/1")
+    with pytest.raises(CheckpointError, match="leave one out"):
+        places("hf-hub:me/net@v1", "v2")
+    with pytest.raises(CheckpointError, match="a folder has no revisions"):
+        places("local-dir:x", "v2")
+    with pytest.raises(CheckpointError, match="revision"):
+        places(NAME, "a b")
+    assert places("local-dir:x") == [LocalPlace(Path("x"))]
+    monkeypatch.delenv("ZOO_SLIM_NAMESPACE")
+    assert [str(place) for place in places(NAME)] == [f"the bundled zoo ({NAME})", f"hf-hub:zoo-slim/{NAME}"]
+    assert places(NAME, "v1") == [HubPlace(f"zoo-slim/{NAME}", "v1")]
+    monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "my-org")
+    (zoo / "family" / "net").mkdir(parents=True)
+    assert places("family/net")[-1] == HubPlace("my-org/family__net")
+    monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "my/org")
+    with pytest.raises(CheckpointError, match="ZOO_SLIM_NAMESPACE"):
+        places(NAME)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Serves the files of one repository as the Hub does, as far as the client needs it."""
+
+    root: Path
+
+    def do_GET(self) -> None:
+        self.answer(True)
+
+    def do_HEAD(self) -> None:
+        self.answer(False)
+
+    def answer(self, body: bool) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[:5] == ["api", "models", "me", "net", "tree"]:
+            files = [p for p in sorted(self.root.rglob("*")) if p.is_file()]
+            tree = [{"type": "file", "path": str(p.relative_to(self.root)), "size": 1, "oid": "0"} for p in files]
+            self.reply(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
+        elif parts[:3] == ["me", "net", "resolve"] and (file := self.root.joinpath(*parts[4:])).is_file():
+            self.reply(200, file.read_bytes(), {"ETag": f'"{"-".join(parts[4:])}"'}, body)
+        else:
+            code = "EntryNotFound" if parts[:2] == ["me", "net"] else "RepoNotFound"
+            self.reply(404, b"", {"X-Error-Code": code}, body)
+
+    def reply(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "X-Repo-Commit": COMMIT, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    root = tmp_path / "hub"
+    fill(root, tags=("0.75",))
+    fill(root, base=False, tags=("0.5",))
+    base = trained(1)
+    (root / "pruned-delta").mkdir()
+    checkpoint.save(
+        slimmed(base, a_result()),
+        root / "pruned-delta",
+        architecture=NAME,
+        options={"num_classes": 5},
+        result=a_result(),
+        weights=False,
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Hub,), {"root": root}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+FROM_HUB = """
+import sys
+import checkpoint_cnn as cnn
+from zoo_slim import ZooSlimError, loading
+from pathlib import Path
+
+base = cnn.trained(1)
+assert cnn.same_state(loading.load("hf-hub:me/net"), base)
+assert cnn.same_state(loading.load("hf-hub:me/net@main", "0.5"), cnn.slimmed(cnn.trained(0), cnn.a_result()))
+assert cnn.same_state(loading.load("hf-hub:me/net", "delta"), cnn.slimmed(base, cnn.a_result()))
+assert loading.variants("hf-hub:me/net") == ["0.5", "0.75", "delta"]
+cached = {p.name for p in Path(sys.argv[1]).rglob("snapshots/*/*")}
+assert cached == {"config.json", "model.safetensors", "pruned-0.5", "pruned-delta"}, cached
+for name, tag, expected in (("me/net", "0.9", "0.5, 0.75, delta"), ("me/none", None, "RepositoryNotFoundError")):
+    try:
+        loading.load(f"hf-hub:{name}", tag)
+    except ZooSlimError as error:
+        assert expected in str(error), error
+    else:
+        raise AssertionError(name)
+print("loaded")
+"""
+
+
+def test_the_hub(hub: str, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    env = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and name[:3] != "HF_"}
+    env |= {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    env |= {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_HUB, str(tmp_path / "cache")], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "loaded" in done.stdout, done.stderr
