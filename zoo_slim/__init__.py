@@ -1,10 +1,28 @@
 """A model zoo of slim networks: slim a CNN, save it as plain data, load it by name.
 
-Importing this package costs what ``import torch`` costs at most: every public name is loaded on first use.
+Importing this package costs next to nothing: every public name is loaded on first use.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_slim._errors import ZooSlimError as ZooSlimError
+    from zoo_slim.checkpoint import save as save
+    from zoo_slim.loading import load as load
+    from zoo_slim.registry import Architecture as Architecture
+    from zoo_slim.registry import Family as Family
+    from zoo_slim.registry import Registry as Registry
+    from zoo_slim.registry import list_models as list_models
+    from zoo_slim.registry import register as register
+    from zoo_slim.result import PruningResult as PruningResult
+    from zoo_slim.result import apply_result as apply_result
+    from zoo_slim.schema import PruningSchema as PruningSchema
+    from zoo_slim.slimming import SlimPruner as SlimPruner
+    from zoo_slim.slimming import slim as slim
+    from zoo_slim.slimming import verify as verify
+    from zoo_slim.sparsity import update_bn_grad as update_bn_grad
+    from zoo_slim.tracing import trace as trace
 
 __version__ = "0.1.0"
 

@@ -83,6 +83,20 @@ class PruningSchema:
             first += group.width
         return members
 
+    def check(self, model: nn.Module) -> None:
+        """Compare with the model that is to be slimmed.
+
+        Raises:
+            SchemaError: a layer or a width differs, or a tensor that the schema was not made with is there.
+        """
+        found = fingerprint(model, self.axes(model))
+        if self.fingerprint is not None and found != self.fingerprint:
+            raise SchemaError(
+                f"the schema was made for another build of {self.architecture or 'the model'}: its fingerprint is "
+                f"{self.fingerprint}, this {type(model).__name__}'s is {found}. Trace the model anew; or, if its new "
+                "tensors meet no channel that is removed, take 'fingerprint' out of the schema."
+            )
+
     def balanced(self) -> list[Ids]:
         """Arrays ``[rows, n]`` of channels of which each row must keep equally many: `equal`, and what grouped
         convolutions ask of their inputs and outputs.

@@ -72,6 +72,7 @@ class SlimPruner:
             keep = select_as_original(self._schema, schema, self._model, prune_ratio)
         else:
             schema = self._schema
+            schema.check(self._model)
             keep = select(schema, score(self._model, schema, "bn_scale"), prune_ratio)
         self._apply(result_from_keep(self._model, schema, keep))
         assert self.result is not None

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo_slim._errors import SlimmingError
+from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult, apply_result
-from zoo_slim.schema import PruningSchema
+from zoo_slim.schema import PruningSchema, read_schema
 from zoo_slim.slimming._cost import count_macs, count_params
 from zoo_slim.slimming._criteria import Criterion, score
 from zoo_slim.slimming._keep import result_from_keep
@@ -46,7 +46,7 @@ def slim(
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
         criterion: ``bn_scale``, ``l1``, ``l2``, ``random``, or a function ``(model, schema) -> scores``.
         example_input: what to call the model with; by default the architecture's, for a model that zoo_slim built.
-        schema: the channel groups; traced when it is not given.
+        schema: the channel groups. By default the architecture's bundled schema where it fits, or else a fresh trace.
         minimum: what each group keeps at least: a number of channels, or a share of its width (then at least 2).
         rounding: keep a multiple of 8 (``eight``) or a power of two (``two_pow``) in each group.
         allow_inexact: also remove channels for which removal does not equal masking.
@@ -63,7 +63,9 @@ def slim(
     if example_input is None:
         example_input = _example_of(model)
     if schema is None:
-        schema = trace(model, example_input)
+        schema = _bundled_schema(model) or trace(model, example_input)
+    else:
+        schema.check(model)
     scores = score(model, schema, criterion)
     probe = meta_copy(model)
 
@@ -130,6 +132,23 @@ def _example_of(model: nn.Module) -> Example:
 
     size = (origin.input or {}).get("size")
     return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
+
+
+def _bundled_schema(model: nn.Module) -> PruningSchema | None:
+    origin = getattr(model, "zoo_slim_origin", None)
+    if origin is None or origin.result is not None:
+        return None
+    from zoo_slim.registry import registry
+
+    file = registry().find(origin.architecture).schema
+    if file is None:
+        return None
+    schema = read_schema(file)
+    try:
+        schema.check(model)
+    except SchemaError:
+        return None  # made for other options of the builder
+    return schema
 
 
 def run_check(network: nn.Module, original: nn.Module, example: Example) -> None:

@@ -1,5 +1,6 @@
 """From the classes of a trace to the groups of a schema."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,14 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
     Raises:
         SlimmingError: the model's forward does not run on the example input.
     """
-    return schema_of(model, run_trace(model, example_input), architecture)
+    found = run_trace(model, example_input)
+    if found.training is not None:
+        warnings.warn(
+            f"{type(model).__name__} does not run in training mode on the example input ({found.training}): branches "
+            "that only run in training stay as they are, and may not fit the slim network. Try a larger example input.",
+            stacklevel=2,
+        )
+    return schema_of(model, found, architecture)
 
 
 def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -> PruningSchema:
