@@ -29,6 +29,26 @@ class PruningResult:
     kept: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
 
+    def then(self, later: "PruningResult") -> "PruningResult":
+        """The result of slimming twice: what ``later`` keeps of the network that this result gave.
+
+        Raises:
+            SlimmingError: the two do not fit each other.
+        """
+        kept = {name: dict(axes) for name, axes in self.kept.items()}
+        for name, axes in later.kept.items():
+            for axis, index in axes.items():
+                before = kept.setdefault(name, {}).get(axis)
+                if before is None:
+                    kept[name][axis] = index
+                elif before.ndim == index.ndim and int(index.max()) < before.shape[-1]:
+                    kept[name][axis] = before.gather(-1, index)
+                else:
+                    raise SlimmingError(f"{name}: the second result does not fit what the first keeps of axis {axis}")
+        names = {**self.attributes, **later.attributes}
+        both = {name: {**self.attributes.get(name, {}), **later.attributes.get(name, {})} for name in names}
+        return PruningResult(kept, both)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PruningResult):
             return NotImplemented

@@ -11,13 +11,14 @@ import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SchemaError, SlimmingError
-from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.result import PruningResult
 from zoo_slim.schema import PruningSchema, loads
 from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original
 from zoo_slim.slimming._criteria import Scores, score
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._select import Keep, rounded, select
+from zoo_slim.slimming._slim import remove
 
 __all__ = ["SlimPruner", "select_as_original"]
 
@@ -88,7 +89,7 @@ class SlimPruner:
         self._apply(given if isinstance(given, PruningResult) else from_original(given, self._model))
 
     def _apply(self, result: PruningResult) -> None:
-        self._pruned = apply_result(self._model, result)
+        self._pruned = remove(self._model, result)
         self.result = copy.deepcopy(result)
 
 

@@ -16,7 +16,7 @@ from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._select import select
 from zoo_slim.tracing import Example, call_model, meta_copy, to_device, trace
 
-__all__ = ["run_check", "slim"]
+__all__ = ["remove", "run_check", "slim"]
 
 _STEPS = 12
 """Halvings of the ratio when a budget is met: 2**-12 of the channels is finer than one channel of most groups."""
@@ -80,10 +80,22 @@ def slim(
         assert limit is not None
         result = _within(probe, attempt, limit, macs is not None, example_input)
     run_check(apply_result(probe, result), probe, example_input)
+    return remove(model, result), result
+
+
+def remove(model: nn.Module, result: PruningResult) -> nn.Module:
+    """Apply a result, and note in the slim network's origin what was kept, and of what."""
     slim_model = apply_result(model, result)
-    if (origin := getattr(model, "zoo_slim_origin", None)) is not None:
-        slim_model.zoo_slim_origin = replace(origin, result=result, variant=None)
-    return slim_model, result
+    origin = getattr(model, "zoo_slim_origin", None)
+    if origin is not None:
+        slim_model.zoo_slim_origin = replace(
+            origin,
+            result=result if origin.result is None else origin.result.then(result),
+            variant=None,
+            metrics={},
+            base=origin.base or origin.metrics,
+        )
+    return slim_model
 
 
 def _within(probe: nn.Module, attempt: Any, limit: int | float, macs: bool, example: Example) -> PruningResult:

@@ -188,7 +188,8 @@ def run_all(
         options: as in `train`.
         start: as in `train`.
         base: slim checkpoint of a trained network; nothing is trained before slimming then.
-        schema: file of a pruning schema; default: the architecture's own, or a traced one.
+        schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
+            architecture's own schema, or a traced one.
         resume: go on where the last run in ``folder`` stopped.
         command: recorded in the checkpoints.
 
@@ -199,8 +200,7 @@ def run_all(
     Raises:
         TrainingError: neither an architecture nor ``base`` is given, or a run cannot go on.
     """
-    from zoo_slim import checkpoint, slim
-    from zoo_slim.schema import read_schema
+    from zoo_slim import SlimPruner, checkpoint, slim
 
     folder, dataset = Path(folder), _dataset(data)
     trained = base
@@ -219,8 +219,12 @@ def run_all(
         base_metrics |= _metrics(whole, dataset, _accuracy(whole, tested, settings))
     summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
     if tuning is not None:
-        given = {} if schema is None else {"schema": read_schema(schema)}
-        slimmed, _ = slim(whole, ratio=ratio, example_input=_example(dataset), **given)
+        if schema is None:
+            slimmed, _ = slim(whole, ratio=ratio, example_input=_example(dataset))
+        else:
+            pruner = SlimPruner(whole, schema)
+            pruner.run(prune_ratio=ratio)
+            slimmed = pruner.pruned_model
         before = _accuracy(slimmed, tested, settings)
         announce(f"slimmed at ratio {ratio:g}: test accuracy {before:.4f} before fine-tuning")
         variant = f"{ratio:g}"

@@ -1,0 +1,59 @@
+"""Pictures of slim networks. Needs matplotlib (``pip install 'zoo_slim[train]'``)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from zoo_slim.result import PruningResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["channels_kept", "layer_widths"]
+
+_KEPT, _REMOVED = "#1f6f8b", "#d9dee2"
+
+
+def layer_widths(original: nn.Module, result: PruningResult) -> dict[str, tuple[int, int]]:
+    """Output channels of every convolution and linear layer: ``{module name: (kept, of)}``, in the model's order.
+
+    Args:
+        original: the network before slimming; it may be on the meta device.
+        result: what was kept of it.
+    """
+    widths = {}
+    for name, module in original.named_modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            axis = 1 if getattr(module, "transposed", False) else 0
+            width = module.weight.shape[axis]
+            index = result.kept.get(f"{name}.weight", {}).get(axis)
+            widths[name] = (width if index is None else index.shape[-1], width)
+    return widths
+
+
+def channels_kept(widths: Mapping[str, tuple[int, int]], title: str) -> "Figure":
+    """A bar for each layer: the channels it had, and in a darker colour those it kept.
+
+    Args:
+        widths: as `layer_widths` gives them.
+        title: one or two lines above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(widths)
+    kept, total = [widths[name][0] for name in names], [widths[name][1] for name in names]
+    figure = Figure(figsize=(max(6.0, min(24.0, 0.32 * len(names) + 2)), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(len(names)), total, color=_REMOVED, label="removed")
+    axes.bar(range(len(names)), kept, color=_KEPT, label="kept")
+    if len(names) <= 70:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    else:
+        axes.set_xlabel("layer")
+    axes.set_ylabel("output channels")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
+    axes.set_title(title, loc="left", fontsize=9)
+    return figure
