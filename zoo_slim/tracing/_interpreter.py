@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo_slim.tracing import _layers, _views  # noqa: F401  (they register their rules)
 from zoo_slim.tracing._pointwise import pointwise
+from zoo_slim.tracing._shortcuts import shortcut
 from zoo_slim.tracing._state import TraceState
 from zoo_slim.tracing._table import RULES, Call, Rule
 
@@ -27,7 +28,7 @@ class Interpreter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = shortcut(func, args)(*args, **kwargs)
         if func not in self._rules:
             self._rules[func] = self._find(func)
         call = Call(func, args, kwargs, out)
