@@ -1,28 +1,47 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
 import sys
+from typing import Annotated
 
 import typer
 
 from zoo_slim._errors import ZooSlimError
-from zoo_slim.cli import _training
+from zoo_slim.cli import _export, _info, _list, _load, _predict, _schema, _slim, _training, _verify
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="zoo-slim",
-    help="A model zoo of slim networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its help would import rich's markdown, a third of the time that --help takes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_training.add_commands(app)
+for module in (_list, _info, _load, _predict, _training, _slim, _schema, _verify, _export):
+    module.add_commands(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from zoo_slim import __version__
+
+        typer.echo(f"zoo-slim {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A model zoo of slim networks."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line on stderr and exit status 1."""
+    """Run the command line; a user's mistake ends in a message on stderr and exit status 1."""
     try:
         app()
-    except ZooSlimError as error:
+    except (ZooSlimError, OSError) as error:
         typer.secho(f"zoo-slim: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)

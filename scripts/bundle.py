@@ -1,0 +1,134 @@
+"""Put a fine-tuned slim network into the zoo that comes with the package. For maintainers.
+
+    python scripts/bundle.py BASE SLIM --dataset fashion-mnist --data FOLDER
+
+BASE and SLIM are checkpoint folders: the trained network, and the slim one made from it. Writes
+``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, and ``samples/`` beside it. All accuracies are measured
+here, on all test images; the slim network's after it was read back from the file in half precision.
+"""
+
+import argparse
+import json
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from zoo_slim import checkpoint
+from zoo_slim.cli._samples import FOLDER, FORMAT, INDEX, VERSION
+from zoo_slim.slimming import count_macs, count_params
+from zoo_slim.training import Dataset, ImageTensors, evaluate, load_dataset
+
+SOURCES = {
+    "fashion-mnist": "Fashion-MNIST test images (Zalando SE, MIT licence)",
+    "mnist": "MNIST test images (Y. LeCun, C. Cortes, C. Burges)",
+    "cifar10": "CIFAR-10 test images (A. Krizhevsky)",
+}
+BORDER = {"fashion-mnist": 2, "mnist": 2}
+"""Pixels that zoo_slim's data sets add on each side of the original images."""
+
+
+def main() -> None:
+    """Read the command line, bundle, and say what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("slim", type=Path)
+    parser.add_argument("--dataset", required=True, choices=SOURCES)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data set")
+    parser.add_argument("--variant", help="default: the slim checkpoint's")
+    zoo = Path(__file__).resolve().parent.parent / "zoo_slim" / "zoo"
+    parser.add_argument("--zoo", type=Path, default=zoo, help="default: the package's")
+    arguments = parser.parse_args()
+    data = load_dataset(arguments.dataset, arguments.data)
+    folder = bundle(arguments.base, arguments.slim, data, arguments.zoo, arguments.variant)
+    config = checkpoint.read_config(folder)
+    for name, metrics in (("base", config.base), ("slim", config.metrics)):
+        print(name, json.dumps(metrics))
+    print(f"saved {folder} ({config.files[checkpoint.MODEL].bytes:,} bytes of weights)")
+
+
+def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None = None) -> Path:
+    """Write the variant and its samples; return the variant's folder.
+
+    Args:
+        base: folder of the trained network.
+        slim: folder of the slim one.
+        data: the data set that both were trained on.
+        zoo: folder of the zoo.
+        variant: tag; default: the slim checkpoint's own.
+    """
+    base_config = checkpoint.read_config(base)
+    whole, model = checkpoint.load_folder(base), checkpoint.load_folder(slim)
+    origin = checkpoint.origin_of(model)
+    assert origin is not None and origin.result is not None, f"{slim} is not slim"
+    assert (base_config.architecture, base_config.options) == (origin.architecture, origin.options), "not the base"
+    tag = variant or origin.variant
+    assert tag is not None, "name the variant: --variant 0.75"
+    base_metrics = _metrics(whole, data)
+    base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
+    training = _without_paths({**origin.training, "base": base_config.training})
+    with tempfile.TemporaryDirectory() as scratch:
+        cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
+        model = checkpoint.load_folder(cast)
+    tuned = {key: value for key, value in origin.metrics.items() if key not in ("test_accuracy", "params", "macs")}
+    home = zoo / origin.architecture
+    folder = checkpoint.save(
+        model,
+        home / f"{checkpoint.VARIANT_PREFIX}{tag}",
+        variant=tag,
+        dtype=torch.float16,
+        metrics={**tuned, **_metrics(model, data)},
+        base=base_metrics,
+        training=training,
+    )
+    assert isinstance(data, ImageTensors), "samples are taken from data sets that are held in memory"
+    write_samples(data, home / FOLDER)
+    return folder
+
+
+def write_samples(data: ImageTensors, folder: Path) -> None:
+    """Write the first test image of each class as a PNG, and their index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for label, name in enumerate(data.classes):
+        first = int((data.test_labels == label).nonzero()[0])
+        pixels = data.test_images[first]
+        border = BORDER.get(data.name, 0)
+        pixels = pixels[:, border : pixels.shape[1] - border, border : pixels.shape[2] - border]
+        grey = bool((pixels == pixels[:1]).all())
+        picture = Image.fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).contiguous().numpy())
+        file = f"{label}.png"
+        picture.save(folder / file, optimize=True)
+        images.append({"file": file, "label": name})
+    index = {"format": FORMAT, "version": VERSION, "source": SOURCES[data.name], "images": images}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _metrics(model: torch.nn.Module, data: Dataset) -> dict[str, Any]:
+    image = torch.rand(1, *data.input_size)
+    accuracy = evaluate(model, data)["accuracy"]
+    return {"test_accuracy": accuracy, "params": count_params(model), "macs": count_macs(model, image)}
+
+
+def _without_paths(training: dict[str, Any]) -> dict[str, Any]:
+    """Shorten the absolute paths in recorded commands to their last part: they mean nothing on other machines."""
+
+    def shorten(word: str) -> str:
+        return Path(word).name if word.startswith(("/", "~")) else word
+
+    cleaned: dict[str, Any] = {}
+    for key, value in training.items():
+        if isinstance(value, dict):
+            cleaned[key] = _without_paths(value)
+        elif key == "command":
+            cleaned[key] = shlex.join(shorten(word) for word in shlex.split(value))
+        else:
+            cleaned[key] = value
+    return cleaned
+
+
+if __name__ == "__main__":
+    main()

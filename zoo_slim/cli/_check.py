@@ -1,0 +1,159 @@
+"""Masked equivalence of one network, slimmed at random, and whether it can be trained."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_slim import slim
+from zoo_slim._errors import SlimmingError, ZooSlimError
+from zoo_slim.checkpoint import Config
+from zoo_slim.cli._channels import removable, removed
+from zoo_slim.cli._checkpoints import find_folder, skeleton
+from zoo_slim.registry import Architecture, registry
+from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.schema import PruningSchema
+from zoo_slim.slimming import CRITERIA, randomize, training_step, verify
+from zoo_slim.tracing import Trace, run_trace, schema_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["check_checkpoint", "check_network"]
+
+SMALL = 96
+"""Side of the images that are tried first: most networks take any size, and small ones are quick."""
+
+
+def check_network(
+    name: str,
+    options: Mapping[str, Any],
+    ratio: float,
+    criteria: Sequence[str],
+    size: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Slim an architecture with random weights by each criterion, and verify.
+
+    Args:
+        name: a registered name.
+        options: for its builder.
+        ratio: share of the channels to remove.
+        criteria: names in `zoo_slim.slimming.CRITERIA`.
+        size: side of the images; None: 96, and where the network does not take that, its own.
+        seed: of weights and channels.
+
+    Returns:
+        What was found of the worst of the criteria, ready for JSON; ``error`` says why there is nothing to find.
+
+    Raises:
+        SlimmingError: an unknown criterion.
+    """
+    for criterion in criteria:
+        if criterion not in CRITERIA:
+            raise SlimmingError(f"there is no criterion {criterion!r}; choose one of {', '.join(sorted(CRITERIA))}")
+    architecture = registry().find(name)
+
+    def attempt(side: int | None) -> dict[str, Any]:
+        model = randomize(architecture.build(**options), seed)
+        example = architecture.example_input(size=side)
+        facts, seconds = _timed_trace(model, example)
+        schema = schema_of(model, facts)
+        found = []
+        for criterion in criteria:
+            torch.manual_seed(seed)
+            _, result = slim(model, ratio=ratio, criterion=criterion, example_input=example, schema=schema)
+            found.append({"criterion": criterion, **_compare(model, result, example, facts, schema, seconds)})
+        return max(found, key=lambda report: (not report["ok"], report["max_relative_difference"]))
+
+    return {"name": name, **_first_that_works(attempt, architecture, size)}
+
+
+def check_checkpoint(name: str, pruned: str, size: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Verify the channels that a slim checkpoint keeps, with random weights.
+
+    Args:
+        name: a registered name, a folder or ``hf-hub:org/name``.
+        pruned: the variant.
+        size: side of the images; None: as recorded, else 96, else the architecture's own.
+        seed: of the weights.
+
+    Raises:
+        ZooSlimError: there is no such checkpoint, or it is damaged.
+    """
+    from zoo_slim.checkpoint import PRUNING, read_result
+    from zoo_slim.checkpoint._meta import shapes_of
+
+    folder = find_folder(name, pruned, weights=False)
+    architecture, config, original, _ = skeleton(folder)
+    result = read_result(folder / PRUNING, shapes_of(original))
+
+    def attempt(side: int | None) -> dict[str, Any]:
+        model = randomize(architecture.build(**config.options), seed)
+        example = architecture.example_input(size=side)
+        facts, seconds = _timed_trace(model, example)
+        return _compare(model, result, example, facts, schema_of(model, facts), seconds)
+
+    return {"name": name, "variant": pruned, **_first_that_works(attempt, architecture, size or _recorded(config))}
+
+
+def _recorded(config: Config) -> int | None:
+    given = (config.input or {}).get("size")
+    return given[-1] if given else None
+
+
+def _first_that_works(attempt: Any, architecture: Architecture, size: int | None) -> dict[str, Any]:
+    """Try the small images, then the architecture's own."""
+    small = [SMALL] if max(architecture.input_size[1:]) > SMALL else []
+    error: Exception = ZooSlimError("nothing was tried")
+    for side in [size] if size is not None else [*small, None]:
+        try:
+            report: dict[str, Any] = attempt(side)
+            return report
+        except Exception as caught:  # of whatever kind: it is the network's forward that fails
+            error = caught
+    return {"ok": False, "exact": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def _timed_trace(model: "nn.Module", example: torch.Tensor) -> tuple[Trace, float]:
+    start = time.perf_counter()
+    return run_trace(model, example), time.perf_counter() - start
+
+
+def _compare(
+    model: "nn.Module",
+    result: PruningResult,
+    example: torch.Tensor,
+    facts: Trace,
+    schema: PruningSchema,
+    seconds: float,
+) -> dict[str, Any]:
+    found = verify(model, result, example, trace=facts)
+    step = _training_step(model, result, example)
+    return {
+        "ok": found.exact and step != "fails",
+        "exact": found.exact,
+        "max_relative_difference": found.max_relative_difference,
+        "trace_seconds": seconds,
+        "input": list(example.shape[1:]),
+        "removable": removable(schema),
+        "removed": int(removed(schema, model, result).sum()),
+        "params": found.params,
+        "slim_params": found.slim_params,
+        "training_step": step,
+    }
+
+
+def _training_step(model: "nn.Module", result: PruningResult, example: torch.Tensor) -> str:
+    """``ok``, ``fails``, or ``original fails`` where slimming is not to blame."""
+    try:
+        training_step(apply_result(model, result), example)
+        return "ok"
+    except Exception:
+        try:
+            training_step(copy.deepcopy(model), example)
+        except Exception:
+            return "original fails"
+        return "fails"

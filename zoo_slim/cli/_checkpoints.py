@@ -1,0 +1,75 @@
+"""Find a checkpoint's folder by name, and what it holds, as a shell's user asks for it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_slim.cli._options import place
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo_slim.checkpoint import Config
+    from zoo_slim.registry import Architecture
+
+__all__ = ["example_of", "find_folder", "skeleton"]
+
+
+def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -> Path:
+    """Return the folder of a checkpoint, downloaded if need be.
+
+    Args:
+        name: a registered name, ``hf-hub:org/name``, or a folder with or without ``local-dir:``.
+        pruned: the variant.
+        weights: whether the weights are needed, too.
+
+    Raises:
+        CheckpointError: it is nowhere; the message says where it was looked for, and which variants there are.
+        RegistryError: no architecture has the name.
+    """
+    from zoo_slim import loading
+    from zoo_slim._errors import CheckpointError
+    from zoo_slim.checkpoint._config import check_variant
+
+    if pruned is not None:
+        check_variant(pruned, name, "--pruned")
+    lines = []
+    for there in loading.places(place(name)):
+        try:
+            return there.fetch(pruned, weights)
+        except loading.NotThereError as error:
+            lines.append(f"  {there}: {error}")
+            try:
+                known = there.variants() if error.exists else []
+            except loading.NotThereError:
+                known = []
+            if known:
+                lines[-1] += f"; its variants are {', '.join(known)}: add --pruned {known[-1]}"
+    what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
+    raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))
+
+
+def skeleton(folder: Path) -> "tuple[Architecture, Config, nn.Module, nn.Module]":
+    """Return the architecture of a checkpoint, its config, and its original and its own network without weights.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        RegistryError: its architecture is not installed.
+    """
+    from zoo_slim.checkpoint import PRUNING, read_config, read_result
+    from zoo_slim.checkpoint._meta import build_on_meta, shapes_of
+    from zoo_slim.registry import registry
+    from zoo_slim.result import apply_result
+
+    config = read_config(folder)
+    architecture = registry().find(config.architecture)
+    original = build_on_meta(architecture, architecture.check(config.options))
+    if PRUNING not in config.files:
+        return architecture, config, original, original
+    result = read_result(folder / PRUNING, shapes_of(original))
+    return architecture, config, original, apply_result(original, result)
+
+
+def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1) -> "Tensor":
+    """Return images of the size that the checkpoint was made for, else of the architecture's."""
+    given = (config.input or {}).get("size")
+    return architecture.example_input(batch_size, tuple(given) if given else None)

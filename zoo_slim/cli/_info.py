@@ -1,0 +1,145 @@
+"""The command info."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
+from zoo_slim.cli._options import AsJson, Name, Pruned, example, place
+from zoo_slim.cli._output import amount, console, facts, percent, size, status, table
+
+__all__ = ["add_commands"]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``info`` to the command line."""
+    app.command(epilog=example("info resnet18 --pruned 0.75"))(info)
+
+
+def info(name: Name, pruned: Pruned = None, as_json: AsJson = False) -> None:
+    """Show what is known of an architecture or a checkpoint.
+
+    No weights are read, and none are made.
+    """
+    where = place(name)
+    if pruned is None and ":" not in where:
+        known = _of_architecture(where)
+    else:
+        known = _of_checkpoint(find_folder(name, pruned, weights=False))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(known))
+        return
+    _show(known)
+
+
+def _of_architecture(name: str) -> dict[str, Any]:
+    from zoo_slim import loading
+    from zoo_slim.checkpoint._meta import build_on_meta
+    from zoo_slim.registry import registry
+
+    architecture = registry().find(name)
+    with status(f"building {name}"):
+        model = build_on_meta(architecture, {})
+        costs = _costs(model, architecture.example_input(1))
+    return {
+        "architecture": name,
+        "class": f"{type(model).__module__}.{type(model).__name__}",
+        "input": list(architecture.input_size),
+        **costs,
+        "schema": "bundled" if architecture.schema is not None else "traced when needed",
+        "options": {option: _kind(kind) for option, kind in architecture.options.items()},
+        "variants": _variants(loading.bundled_zoo() / name),
+    }
+
+
+def _of_checkpoint(folder: Path) -> dict[str, Any]:
+    architecture, config, original, model = skeleton(folder)
+    with status("counting"):
+        example_input = example_of(architecture, config)
+        costs = _costs(model, example_input)
+        base = _costs(original, example_input) if model is not original else {}
+    return {
+        "architecture": config.architecture,
+        "options": dict(config.options),
+        "variant": config.variant,
+        **costs,
+        "base": {**base, **config.base},
+        "metrics": dict(config.metrics),
+        "input": config.input,
+        "classes": list(config.classes or ()),
+        "dtype": config.dtype,
+        "stored_dtype": config.stored_dtype,
+        "files": {file: {"bytes": record.bytes, "sha256": record.sha256} for file, record in config.files.items()},
+        "training": dict(config.training),
+        "variants": _variants(folder),
+    }
+
+
+def _costs(model: Any, example_input: Any) -> dict[str, Any]:
+    """Parameters and MACs; a network that does not run without values has no MACs here."""
+    from zoo_slim.slimming import count_macs, count_params
+
+    try:
+        macs = count_macs(model, example_input)
+    except Exception:
+        macs = None
+    return {"params": count_params(model), "macs": macs}
+
+
+def _variants(folder: Path) -> dict[str, dict[str, Any]]:
+    from zoo_slim import checkpoint
+
+    found = {}
+    for tag in checkpoint.variants(folder):
+        config = checkpoint.read_config(folder / f"{checkpoint.VARIANT_PREFIX}{tag}")
+        weights = config.files.get(checkpoint.MODEL)
+        found[tag] = {"file_bytes": weights.bytes if weights else None, **config.metrics}
+    return found
+
+
+def _kind(kind: Any) -> str:
+    return " | ".join(kind) if isinstance(kind, tuple) else kind.__name__
+
+
+def _show(known: Mapping[str, Any]) -> None:
+    out = console()
+    variants = known.get("variants", {})
+    plain = {name: _text(name, value) for name, value in known.items() if name != "variants"}
+    out.print(facts(plain.items()))
+    if variants:
+        shown = table(
+            "variant", "parameters", "MACs", "weights", "test accuracy",
+            title="\nvariants", numbers=("parameters", "MACs", "weights", "test accuracy"),
+        )  # fmt: skip
+        for tag, metrics in variants.items():
+            weights = size(metrics["file_bytes"]) if metrics["file_bytes"] else "the base's"
+            counts = amount(metrics.get("params")), amount(metrics.get("macs"))
+            shown.add_row(tag, *counts, weights, percent(metrics.get("test_accuracy")))
+        out.print(shown)
+
+
+def _text(name: str, value: Any, depth: int = 0) -> str:
+    if name in ("params", "macs"):
+        return f"{value:,}" if isinstance(value, int) else "—"
+    if name == "files":
+        return "\n".join(f"{file} ({size(record['bytes'])})" for file, record in value.items())
+    if name in ("size", "input") and isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    if name == "file_bytes":
+        return size(value)
+    if name == "classes" and len(value) > 12:
+        return f"{len(value)}: {', '.join(value[:6])}, …, {value[-1]}"
+    if name.endswith("accuracy"):
+        return percent(value)
+    if isinstance(value, Mapping):
+        lines = (f"{key}: {_text(key, part, depth + 1)}" for key, part in value.items() if key != "settings")
+        return "\n".join(lines) if depth == 0 else ", ".join(lines)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)

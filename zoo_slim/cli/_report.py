@@ -1,0 +1,46 @@
+"""The command report: a picture of the channels that a slim network kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
+from zoo_slim.cli._options import Name, Pruned, example
+from zoo_slim.cli._output import amount, announce, percent
+
+__all__ = ["add_commands"]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``report`` to the command line."""
+    app.command(epilog=example("report resnet18 --pruned 0.75 --output resnet18.png"))(report)
+
+
+def report(
+    name: Name,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .png, .svg or .pdf.")],
+    pruned: Pruned = None,
+) -> None:
+    """Draw the channels that each layer of a slim network kept."""
+    from zoo_slim._errors import ZooSlimError
+
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise ZooSlimError(f"--output {output}: the ending must be .png, .svg or .pdf")
+    from zoo_slim.pictures import channels_kept, layer_widths
+    from zoo_slim.slimming import count_macs, count_params
+
+    architecture, config, base, model = skeleton(find_folder(name, pruned, weights=False))
+    if model is base:
+        raise ZooSlimError(f"{name} is not slim: all of its channels were kept; name a variant with --pruned")
+    image = example_of(architecture, config)
+    lines = [f"{config.architecture} {config.variant or ''}".strip()]
+    lines.append(f"parameters {amount(count_params(base))} → {amount(count_params(model))}")
+    lines.append(f"MACs {amount(count_macs(base, image))} → {amount(count_macs(model, image))}")
+    accuracies = [metrics["test_accuracy"] for metrics in (config.base, config.metrics) if "test_accuracy" in metrics]
+    if len(accuracies) == 2:
+        lines.append(f"test accuracy {percent(accuracies[0])} → {percent(accuracies[1])}")
+    figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=130)
+    announce(f"drew {output}")

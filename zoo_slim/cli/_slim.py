@@ -1,0 +1,183 @@
+"""The command slim."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo_slim.cli._channels import bars, kept_per_group, removed
+from zoo_slim.cli._checkpoints import example_of, find_folder
+from zoo_slim.cli._options import example, parse_count, parse_share, place
+from zoo_slim.cli._output import amount, console, percent, size, status, table
+from zoo_slim.cli._schema import read_any
+from zoo_slim.cli._training import DATASETS, _command
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo_slim.checkpoint import Config
+
+__all__ = ["add_commands"]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add ``slim`` to the command line."""
+    app.command(epilog=example("slim runs/resnet18/model --ratio 0.75"))(slim)
+
+
+def slim(
+    source: Annotated[str, typer.Argument(help="A trained network: a registered name, hf-hub:org/name or a folder.")],
+    ratio: Annotated[float | None, typer.Option("--ratio", help="Share of the channels to remove, 0 to 1.")] = None,
+    params: Annotated[
+        str | None, typer.Option("--params", help="Keep at most this many: 2500000, 2.5M, or 0.25.")
+    ] = None,
+    macs: Annotated[str | None, typer.Option("--macs", help="Keep at most this many per image: 300M, or 0.25.")] = None,
+    criterion: Annotated[str, typer.Option("--criterion", help="bn_scale, l1, l2 or random.")] = "bn_scale",
+    minimum: Annotated[
+        str, typer.Option("--minimum", help="What each group keeps at least: 8 channels, or a share such as 0.1.")
+    ] = "0.02",
+    rounding: Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option("--schema", help="Schema file, of either format. Default: trace.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to be made. Default: SOURCE/pruned-VARIANT.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Tag of the slim network. Default: the ratio.")
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option(help="--no-weights: a few KB; the weights are cut from the source's, one folder up.")
+    ] = True,
+    dataset: Annotated[str | None, typer.Option("--dataset", help=f"To measure the accuracy: {DATASETS}.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the random criterion.")] = 0,
+) -> None:
+    """Remove channels of a network, and save what is left.
+
+    Those that matter least go; give one of --ratio, --params and --macs. What is left is saved as a slim checkpoint.
+    Nothing is trained: see zoo-slim finetune.
+    """
+    import torch
+
+    from zoo_slim import checkpoint, trace
+    from zoo_slim import slim as slim_model
+    from zoo_slim._errors import CheckpointError
+    from zoo_slim.checkpoint._config import check_variant
+    from zoo_slim.registry import registry
+
+    budget, tag = _budget(ratio, params, macs)
+    tag = check_variant(variant or tag, source, "--variant")
+    if (dataset is None) != (data is None):
+        raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
+    least = parse_share(minimum, "--minimum")
+    folder = find_folder(source)
+    target = _target(source, folder, output, tag)
+    with status(f"loading {source}"):
+        config = checkpoint.read_config(folder)
+        if checkpoint.PRUNING in config.files:
+            raise CheckpointError(f"{source}: is slim already; slim the network that it was made from, further")
+        model = checkpoint.load_folder(folder)
+    example_input = example_of(registry().find(config.architecture), config, 2)
+    torch.manual_seed(seed)
+    with status("slimming"):
+        groups = trace(model, example_input) if schema is None else read_any(schema, model)
+        slimmed, result = slim_model(
+            model,
+            criterion=criterion,
+            example_input=example_input,
+            schema=groups,
+            minimum=least,
+            rounding=rounding,
+            **budget,  # type: ignore[arg-type]
+        )
+    metrics = _measured(slimmed, example_input)
+    weights_file = config.files[checkpoint.MODEL]
+    base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
+    base |= _measured(model, example_input)
+    if dataset is not None and data is not None:
+        metrics["test_accuracy"] = _accuracy(slimmed, config, dataset, data)
+    checkpoint.save(
+        slimmed,
+        target,
+        variant=tag,
+        metrics=metrics,
+        base=base,
+        training={
+            **({"dataset": dataset} if dataset else {}),
+            "command": _command(),
+            "criterion": criterion,
+            **budget,
+            "base": config.training,
+        },
+        weights=weights,
+    )
+    out = console()
+    out.print(bars(kept_per_group(groups, removed(groups, model, result))))
+    out.print(_before_and_after(base, metrics, checkpoint.read_config(target)))
+    typer.echo(f"saved {target}")
+
+
+def _budget(ratio: float | None, params: str | None, macs: str | None) -> tuple[dict[str, int | float], str]:
+    """Return the one budget that was given, and a tag for the network that it makes."""
+    given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
+    if len(given) != 1:
+        named = " and ".join(f"--{name}" for name in given) or "none"
+        raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
+    if ratio is not None:
+        return {"ratio": ratio}, f"{ratio:g}"
+    ((name, text),) = given.items()
+    return {name: parse_count(str(text), f"--{name}")}, f"{name}-{text}"
+
+
+def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
+    """Where the slim checkpoint goes: a folder that does not exist yet.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    from zoo_slim._errors import CheckpointError
+    from zoo_slim.checkpoint import VARIANT_PREFIX
+
+    local = place(source).startswith("local-dir:")
+    home = folder if local else Path(source.rpartition(":")[2].partition("@")[0].replace("/", "__"))
+    target = output or home / f"{VARIANT_PREFIX}{tag}"
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; choose another with --output or --variant, or remove it")
+    return target
+
+
+def _measured(model: "nn.Module", example_input: "Tensor") -> dict[str, Any]:
+    from zoo_slim.slimming import count_macs, count_params
+
+    return {"params": count_params(model), "macs": count_macs(model, example_input[:1])}
+
+
+def _accuracy(model: "nn.Module", config: "Config", dataset: str, data: Path) -> float:
+    from zoo_slim._errors import DataError
+    from zoo_slim.training import evaluate, load_dataset
+
+    side = (config.input or {}).get("size", [3, 224, 224])[-1]
+    found = load_dataset(dataset, data, side if dataset == "image-folder" else None)
+    if config.classes and len(config.classes) != len(found.classes):
+        raise DataError(
+            f"the network tells {len(config.classes)} classes apart, {found.name} has {len(found.classes)}; choose the "
+            "data set that it was trained for"
+        )
+    return evaluate(model, found)["accuracy"]
+
+
+def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Config") -> Any:
+    from zoo_slim.checkpoint import MODEL
+
+    weights = saved.files.get(MODEL)
+    shown = table("", "before", "after", "left", numbers=("before", "after", "left"))
+    for label, key in (("parameters", "params"), ("MACs per image", "macs")):
+        shown.add_row(label, amount(base[key]), amount(metrics[key]), percent(metrics[key] / base[key], 1))
+    if weights is not None:
+        before = base["file_bytes"]
+        shown.add_row("weights file", size(before), size(weights.bytes), percent(weights.bytes / before, 1))
+    if "test_accuracy" in metrics:
+        accuracies = percent(base.get("test_accuracy")), percent(metrics["test_accuracy"])
+        shown.add_row("test accuracy", *accuracies, "before fine-tuning")
+    return shown
