@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zoo_slim.result import PruningResult
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,20 +13,19 @@ __all__ = ["channels_kept", "layer_widths"]
 _KEPT, _REMOVED = "#1f6f8b", "#d9dee2"
 
 
-def layer_widths(original: nn.Module, result: PruningResult) -> dict[str, tuple[int, int]]:
+def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, int]]:
     """Output channels of every convolution and linear layer: ``{module name: (kept, of)}``, in the model's order.
 
     Args:
         original: the network before slimming; it may be on the meta device.
-        result: what was kept of it.
+        slim: the network after; likewise.
     """
+    modules = dict(slim.named_modules())
     widths = {}
     for name, module in original.named_modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             axis = 1 if getattr(module, "transposed", False) else 0
-            width = module.weight.shape[axis]
-            index = result.kept.get(f"{name}.weight", {}).get(axis)
-            widths[name] = (width if index is None else index.shape[-1], width)
+            widths[name] = (modules[name].weight.shape[axis], module.weight.shape[axis])
     return widths
 
 

@@ -7,7 +7,7 @@ import typer
 
 from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
 from zoo_slim.cli._options import Name, Pruned, example
-from zoo_slim.cli._output import amount, announce, percent
+from zoo_slim.cli._output import amount, percent
 
 __all__ = ["add_commands"]
 
@@ -40,7 +40,10 @@ def report(
     accuracies = [metrics["test_accuracy"] for metrics in (config.base, config.metrics) if "test_accuracy" in metrics]
     if len(accuracies) == 2:
         lines.append(f"test accuracy {percent(accuracies[0])} → {percent(accuracies[1])}")
-    figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))
+    try:
+        figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))
+    except ModuleNotFoundError as error:
+        raise ZooSlimError(f"a picture needs {error.name}: pip install 'zoo_slim[train]'") from None
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)
-    announce(f"drew {output}")
+    typer.echo(f"drew {output}", err=True)
