@@ -69,7 +69,7 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     assert tag is not None, "name the variant: --variant 0.75"
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
-    training = _without_paths({**origin.training, "base": base_config.training})
+    training = _without_paths({**origin.training, "base": base_config.training, "dataset": data.name})
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
         model = checkpoint.load_folder(cast)

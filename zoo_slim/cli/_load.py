@@ -119,7 +119,7 @@ def _report(
         "file_bytes": weights.bytes if weights else None,
         "file_dtype": config.stored_dtype,
         "test_accuracy": config.metrics.get("test_accuracy"),
-        "dataset": config.training.get("dataset"),
+        "dataset": config.training.get("dataset") or (config.training.get("base") or {}).get("dataset"),
         "load_seconds": seconds,
         "latency_ms": 1e3 * took["slim"],
         "threads": torch.get_num_threads(),
