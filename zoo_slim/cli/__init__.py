@@ -43,5 +43,7 @@ def main() -> None:
     try:
         app()
     except (ZooSlimError, OSError) as error:
-        typer.secho(f"zoo-slim: {error}", fg=typer.colors.RED, err=True)
+        named = isinstance(error, OSError) and error.filename is not None
+        message = f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[union-attr]
+        typer.secho(f"zoo-slim: {message}", fg=typer.colors.RED, err=True)
         sys.exit(1)

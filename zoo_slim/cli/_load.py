@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_slim.cli._checkpoints import example_of, find_folder
+from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
 from zoo_slim.cli._images import class_name, classify, prepare, read_image
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
@@ -38,14 +38,15 @@ def load(
 
     It classifies the pictures that come with it. Its original is the network that it was slimmed from.
     """
-    from zoo_slim.checkpoint import load_folder, read_config
+    from zoo_slim.checkpoint import PRUNING, load_folder, read_config
     from zoo_slim.registry import registry
 
     with status(f"loading {name}"):
         folder = find_folder(name, pruned)
         config = read_config(folder)
         architecture = registry().find(config.architecture)
-        base = architecture.build(**config.options).eval()  # before the clock runs: imports what the builder needs
+        # before the clock runs, because it imports what the builder needs
+        base = architecture.build(**config.options).eval() if PRUNING in config.files else skeleton(folder)[2]
         start = time.perf_counter()
         model = load_folder(folder)
         seconds = time.perf_counter() - start
@@ -146,7 +147,7 @@ def _show(report: dict[str, Any], config: "Config") -> None:
         ("MACs per image", "macs", amount),
         ("weights file", "file_bytes", size),
         ("test accuracy", "test_accuracy", percent),
-        ("time to load", "load_seconds", lambda value: "—" if value is None else f"{1e3 * value:.0f} ms"),
+        ("load time", "load_seconds", lambda value: "—" if value is None else f"{1e3 * value:.0f} ms"),
         ("latency, 1 image", "latency_ms", lambda value: f"{value:.2f} ms"),
     ):
         before, after = (base or {}).get(key), report.get(key)
@@ -156,6 +157,7 @@ def _show(report: dict[str, Any], config: "Config") -> None:
             shown.add_row(label, write(before), write(after), _ratio(key, before, after))
     out = console()
     out.print(shown)
+    out.print()
     for note in _notes(report):
         out.print(note, style="dim")
 

@@ -38,7 +38,7 @@ def slim(
     ] = "0.02",
     rounding: Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow.")] = None,
     schema: Annotated[
-        Path | None, typer.Option("--schema", help="Schema file, of either format. Default: trace.")
+        Path | None, typer.Option("--schema", help="Schema file, of either format. Default: bundled or traced.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to be made. Default: SOURCE/pruned-VARIANT.")
@@ -81,7 +81,7 @@ def slim(
     example_input = example_of(registry().find(config.architecture), config, 2)
     torch.manual_seed(seed)
     with status("slimming"):
-        groups = trace(model, example_input) if schema is None else read_any(schema, model)
+        groups = None if schema is None else read_any(schema, model)
         slimmed, result = slim_model(
             model,
             criterion=criterion,
@@ -91,6 +91,7 @@ def slim(
             rounding=rounding,
             **budget,  # type: ignore[arg-type]
         )
+        groups = groups or trace(model, example_input)  # to draw
     metrics = _measured(slimmed, example_input)
     weights_file = config.files[checkpoint.MODEL]
     base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}

@@ -121,8 +121,8 @@ def _progress(total: int) -> "Iterator[Callable[[str], None]]":
 
 
 def _show(reports: list[dict[str, Any]]) -> None:
-    numbers = "input", "largest difference", "trace", "removable", "removed", "parameters", "after"
-    shown = table("network", *numbers, "training step", "", numbers=numbers)
+    numbers = "input", "difference", "trace", "channels", "removed", "parameters", "after"
+    shown = table("network", *numbers, "trains", "", numbers=numbers)
     for report in reports:
         if "error" in report:
             shown.add_row(report["name"], *[""] * 8, style="red")

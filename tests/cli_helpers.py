@@ -1,0 +1,90 @@
+"""A tiny architecture, checkpoints of it, and the command line run as a shell runs it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from zoo_slim import checkpoint, slim
+from zoo_slim.cli import main
+from zoo_slim.registry import registry
+from zoo_slim.slimming import count_macs, count_params, randomize
+
+NAME = "tiny_cli_net"
+CLASSES = ("ankle boot", "bag", "coat")
+INPUT = {"size": [3, 32, 32], "mean": [0.25] * 3, "std": [0.5] * 3}
+
+
+class TinyNet(nn.Module):
+    def __init__(self, num_classes: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = self.bn1(self.conv1(images)).relu()
+        return self.fc(self.bn2(self.conv2(images)).relu().mean((2, 3)))
+
+
+def build_tiny(num_classes: int = 3, width: int = 8) -> nn.Module:
+    return TinyNet(num_classes, width)
+
+
+def register_tiny() -> None:
+    registry().register(NAME, build_tiny, input_size=(3, 32, 32))
+
+
+def save_base(folder: Path) -> nn.Module:
+    """Save a trained-looking base network; return it."""
+    register_tiny()
+    model = randomize(registry().find(NAME).build()).eval()
+    training = {"dataset": "pictures", "seed": 0}
+    checkpoint.save(
+        model, folder, architecture=NAME, options={}, classes=CLASSES, input=INPUT, metrics={"test_accuracy": 0.9},
+        training=training,
+    )  # fmt: skip
+    return model
+
+
+def save_slim(folder: Path, tag: str = "0.5") -> nn.Module:
+    """Save a base and a variant of it in half precision, as the bundled zoo holds them; return the variant."""
+    save_base(folder)
+    base = checkpoint.load_folder(folder)
+    image = torch.rand(2, 3, 32, 32)
+    model, _ = slim(base, ratio=0.5, example_input=image)
+    metrics = {"params": count_params(model), "macs": count_macs(model, image[:1]), "test_accuracy": 0.875}
+    file = checkpoint.read_config(folder).files[checkpoint.MODEL]
+    before = {"test_accuracy": 0.9, "file_bytes": file.bytes, "file_dtype": "float32"}
+    checkpoint.save(model, folder / f"pruned-{tag}", variant=tag, metrics=metrics, base=before, dtype=torch.float16)
+    return checkpoint.load_folder(folder / f"pruned-{tag}")
+
+
+def save_picture(file: Path, size: tuple[int, int] = (28, 28), seed: int = 0, mode: str = "L") -> Path:
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels, mode=mode if mode == "RGBA" else None).save(file)
+    return file
+
+
+class Ran:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+def run(capsys, monkeypatch, *words: object) -> Ran:
+    """Run ``zoo-slim WORDS`` in this process, through its entry point."""
+    monkeypatch.setattr(sys, "argv", ["zoo-slim", *map(str, words)])
+    code = 0
+    capsys.readouterr()
+    try:
+        main()
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    captured = capsys.readouterr()
+    return Ran(code, captured.out, captured.err)

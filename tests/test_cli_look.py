@@ -1,0 +1,271 @@
+"""list, info, load and predict."""
+
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from cli_helpers import CLASSES, NAME, register_tiny, run, save_picture, save_slim
+from PIL import Image
+from rich.console import Console
+
+from zoo_slim import checkpoint, loading
+from zoo_slim.cli._images import classify, prepare, read_image
+from zoo_slim.cli._latency import latencies
+from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
+
+
+@pytest.fixture
+def zoo_slim(capsys, monkeypatch):
+    register_tiny()
+    monkeypatch.setenv(loading.NAMESPACE, "")
+    return lambda *words: run(capsys, monkeypatch, *words)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A zoo with one model, its variant without the base's weights, and samples."""
+    zoo = tmp_path_factory.mktemp("zoo")
+    save_slim(zoo / NAME)
+    for file in ("config.json", "model.safetensors"):
+        (zoo / NAME / file).unlink()
+    samples = zoo / NAME / "samples"
+    samples.mkdir()
+    images = []
+    for number, label in enumerate(CLASSES):
+        save_picture(samples / f"{number}.png", seed=number)
+        images.append({"file": f"{number}.png", "label": label})
+    index = {"format": "zoo_slim.samples", "version": 1, "source": "noise", "images": images}
+    (samples / "samples.json").write_text(json.dumps(index))
+    return zoo
+
+
+@pytest.fixture
+def bundled(zoo, monkeypatch):
+    monkeypatch.setattr(loading, "bundled_zoo", lambda: zoo)
+    return zoo / NAME
+
+
+def test_list_without_a_pattern_counts_timm(zoo_slim):
+    ran = zoo_slim("list")
+    assert ran.code == 0
+    names = [line.split()[0] for line in ran.out.splitlines() if line.strip()]
+    assert {"resnet18", "vgg16_bn", NAME} <= set(names)
+    assert not any(name.startswith("timm/") and name != "timm/…" for name in names)
+    line = next(line for line in ran.out.splitlines() if line.startswith("timm/…"))
+    assert int(line.split()[1].replace(",", "")) > 500
+
+
+def test_list_shows_variants_and_schemas(zoo_slim, bundled):
+    ran = zoo_slim("list", "tiny*")
+    assert ran.out.splitlines()[2].split() == [NAME, "3x32x32", "traced", "0.5"]
+    assert zoo_slim("list", "--bundled").out.splitlines()[2].split()[0] == NAME
+    assert zoo_slim("list", "tiny_cli").out == ran.out
+    assert "1 architectures" in ran.out
+
+
+def test_list_suggests(zoo_slim, bundled):
+    ran = zoo_slim("list", "resnt18")
+    assert (ran.code, ran.out) == (1, "") and "did you mean 'resnet18'" in ran.err
+    ran = zoo_slim("list", "nothing*")
+    assert (ran.code, ran.err) == (1, "zoo-slim: no architecture matches 'nothing*'\n")
+    ran = zoo_slim("list", "resnet18", "--bundled")
+    assert (ran.code, ran.err) == (1, "zoo-slim: no bundled model matches 'resnet18'\n")
+
+
+def test_info_of_an_architecture(zoo_slim, bundled):
+    known = json.loads(zoo_slim("info", NAME, "--json").out)
+    assert known["params"] == 3 * 8 * 9 + 8 * 8 * 9 + 32 + 8 * 3 + 3
+    assert known["macs"] == 16 * 16 * 3 * 8 * 9 + 8 * 8 * 8 * 8 * 9 + 8 * 3
+    assert known["options"] == {"num_classes": "int", "width": "int"}
+    assert known["variants"]["0.5"]["test_accuracy"] == 0.875
+    out = zoo_slim("info", NAME).out
+    assert "16.4" not in out and f"{known['macs']:,}" in out and "87.50 %" in out
+
+
+def test_info_of_a_variant(zoo_slim, bundled):
+    out = zoo_slim("info", NAME, "--pruned", "0.5").out
+    assert "ankle boot, bag, coat" in out and "float16" in out and "90.00 %" in out
+    known = json.loads(zoo_slim("info", f"local-dir:{bundled}/pruned-0.5", "--json").out)
+    model = checkpoint.load_folder(bundled / "pruned-0.5")
+    assert known["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert known["base"]["params"] > known["params"] and known["base"]["macs"] > known["macs"]
+
+
+def test_load_shows_base_beside_slim(zoo_slim, bundled):
+    ran = zoo_slim("load", NAME, "--pruned", "0.5", "--repeats", "2")
+    assert (ran.code, ran.err) == (0, "")
+    assert "2.png" in ran.out and "pictures: noise" in ran.out
+    for row in ("parameters", "MACs per image", "weights file", "load time", "latency, 1 image"):
+        assert row in ran.out
+    assert "90.00 %" in ran.out and "87.50 %" in ran.out and "-2.50 points" in ran.out
+    assert "float16, the base's float32" in ran.out and "random weights" in ran.out
+
+
+def test_load_as_json(zoo_slim, bundled):
+    report = json.loads(zoo_slim("load", NAME, "--pruned", "0.5", "--repeats", "2", "--json").out)
+    model = checkpoint.load_folder(bundled / "pruned-0.5")
+    origin = checkpoint.origin_of(model)
+    assert report["params"] == origin.metrics["params"] and report["macs"] == origin.metrics["macs"]
+    assert report["base"]["params"] == 851 and report["base"]["test_accuracy"] == 0.9
+    assert report["latency_ms"] > 0 and report["base"]["latency_ms"] > 0
+    assert [sample["label"] for sample in report["samples"]] == list(CLASSES)
+    for sample in report["samples"]:
+        picture = read_image(bundled / "samples" / sample["file"])
+        probabilities = classify(model, prepare(picture, origin))[0]
+        assert sample["prediction"] == CLASSES[int(probabilities.argmax())]
+        assert sample["probability"] == pytest.approx(float(probabilities.max()))
+
+
+def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):
+    ran = zoo_slim("load", NAME, "--pruned", "0.5", "--repeats", "1", "--no-demo")
+    assert ran.code == 0 and "2.png" not in ran.out and "parameters" in ran.out
+    save_slim(tmp_path / "model")
+    ran = zoo_slim("load", tmp_path / "model", "--repeats", "1")
+    assert ran.code == 0 and "851" in ran.out and "of the base" not in ran.out and "pictures" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("load", "resnt18"), ["did you mean 'resnet18'"]),
+        (("load", NAME), ["weights of", "its variants are 0.5: add --pruned 0.5"]),
+        (("load", NAME, "--pruned", "0.9"), ["variant '0.9'", "its variants are 0.5"]),
+        (("load", NAME, "--pruned", "../0.5"), ["--pruned"]),
+        (("load", "local-dir:nowhere"), ["there is no such folder"]),
+        (("load", "some/folder"), ["local-dir:some/folder", "hf-hub:some/folder"]),
+        (("info", "local-dir:nowhere"), ["there is no such folder"]),
+        (("info", "resnt18"), ["did you mean"]),
+        (("predict", NAME, "nowhere.png", "--pruned", "0.5"), ["nowhere.png: there is no such file"]),
+    ],
+)
+def test_mistakes_are_one_message(zoo_slim, bundled, words, messages):
+    ran = zoo_slim(*words)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("zoo-slim: ") and "Traceback" not in ran.err
+    for message in messages:
+        assert message in ran.err
+
+
+def test_damaged_checkpoint(zoo_slim, bundled, tmp_path):
+    copy = shutil.copytree(bundled, tmp_path / "copy")
+    weights = copy / "pruned-0.5" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    ran = zoo_slim("load", copy, "--pruned", "0.5")
+    assert ran.code == 1 and "SHA-256" in ran.err and "Traceback" not in ran.err
+    (copy / "samples" / "samples.json").write_text(
+        '{"format": "zoo_slim.samples", "version": 1, "images": [{"file": "../x"}]}'
+    )
+    shutil.copyfile(bundled / "pruned-0.5" / "model.safetensors", weights)
+    ran = zoo_slim("load", copy, "--pruned", "0.5")
+    assert ran.code == 1 and "is not an index of samples" in ran.err
+    (copy / "pruned-0.5" / "config.json").write_text("{")
+    ran = zoo_slim("info", copy, "--pruned", "0.5")
+    assert ran.code == 1 and "config.json" in ran.err
+
+
+def test_predict(zoo_slim, bundled, tmp_path):
+    picture = save_picture(tmp_path / "a picture.png", (50, 40), mode="RGB")
+    ran = zoo_slim("predict", NAME, picture, picture, "--pruned", "0.5", "--top", "2", "--json")
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert len(lines) == 2 and lines[0] == lines[1] and lines[0]["image"] == str(picture)
+    model = checkpoint.load_folder(bundled / "pruned-0.5")
+    probabilities = classify(model, prepare(read_image(picture), checkpoint.origin_of(model)))[0]
+    best = probabilities.topk(2)
+    assert [entry["class"] for entry in lines[0]["predictions"]] == [CLASSES[i] for i in best.indices]
+    assert [entry["probability"] for entry in lines[0]["predictions"]] == pytest.approx(best.values.tolist())
+    out = zoo_slim("predict", NAME, picture, "--pruned", "0.5").out
+    assert "a picture.png" in out and all(name in out for name in CLASSES)
+
+
+def test_predict_wants_an_image(zoo_slim, bundled, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    ran = zoo_slim("predict", NAME, tmp_path / "text.png", "--pruned", "0.5")
+    assert (ran.code, ran.out) == (1, "") and "cannot be decoded as an image" in ran.err
+    assert zoo_slim("predict", NAME).code == 2
+
+
+def test_pictures_are_prepared_as_in_training(tmp_path):
+    from test_training_data import write_fashion
+
+    from zoo_slim.training import load_dataset
+
+    write_fashion(tmp_path, train=16, test=4)
+    data = load_dataset("fashion-mnist", tmp_path)
+    expected, _ = next(data.test_batches(4, device=torch.device("cpu")))
+    origin = checkpoint.Origin(NAME, input={"size": [3, 32, 32], "mean": data.mean, "std": data.std})
+    for pixels, image in zip(data.test_images, expected, strict=True):
+        picture = Image.fromarray(pixels[0, 2:30, 2:30].contiguous().numpy())
+        assert torch.allclose(prepare(picture, origin)[0], image, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "shape"), [((28, 28), (1, 32, 16)), ((300, 20), (3, 32, 32)), ((7, 90), (3, 20, 40))])
+def test_any_picture_fits(size, shape):
+    prepared = prepare(Image.new("RGBA", size, "white"), checkpoint.Origin(NAME, input={"size": list(shape)}))
+    assert prepared.shape == (1, *shape) and prepared.max() == 1
+
+
+def test_resized_pictures_keep_their_middle():
+    picture = Image.new("L", (400, 200))
+    picture.paste(255, (150, 0, 250, 200))
+    prepared = prepare(picture, checkpoint.Origin(NAME, input={"size": [1, 32, 32]}))[0, 0]
+    assert prepared[:, 16].min() == 1 and prepared[:, 0].max() == 0 and prepared[:, -1].max() == 0
+    width = 100 * (32 * 256 / 224) / 200  # the image's short side of 200 pixels becomes 32 * 256 / 224
+    assert float(prepared[16].sum()) == pytest.approx(width, abs=0.5)
+
+
+def test_pictures_in_the_terminal():
+    picture = Image.new("L", (28, 28))
+    picture.putpixel((3, 5), 200)
+    lines = draw(picture, 28)
+    assert len(lines) == 14 and all(line.plain == "▀" * 28 for line in lines)
+    style = lines[2].spans[3].style
+    assert style.color.triplet.hex == "#000000" and style.bgcolor.triplet.hex == "#c8c8c8"
+    shades = [line.plain for line in draw(Image.new("L", (10, 10), 255), 10, colour=False)]
+    assert shades == ["@" * 10] * 5
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(120, True), (80, True), (30, True), (120, False)])
+def test_samples_fit_the_terminal(width, terminal, tmp_path):
+    class Stream(io.StringIO):
+        encoding = "utf-8"
+
+    answers = [
+        Answer(
+            Sample(tmp_path / f"{i}.png", "a true class of a long name"),
+            Image.new("L", (28, 28), 255 - 5 * i),
+            "x\x1b[2J",
+            0.5,
+        )
+        for i in range(10)
+    ]
+    stream = Stream()
+    out = Console(file=stream, force_terminal=terminal, width=width, color_system=None, markup=False)
+    show_answers(out, answers)
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "\x1b" not in stream.getvalue()
+    drawn = sum("@" in line for line in lines) > 5
+    assert drawn == (terminal and width >= 80)
+
+
+def test_samples_of_a_base_and_its_variant(zoo):
+    samples, source = read_samples(zoo / NAME / "pruned-0.5")
+    assert [sample.label for sample in samples] == list(CLASSES) and source == "noise"
+    assert read_samples(zoo / NAME)[0] == samples
+    assert read_samples(zoo) == ([], "")
+
+
+def test_models_take_turns():
+    order = []
+
+    class Recorder(torch.nn.Linear):
+        def forward(self, batch):
+            order.append(self.out_features)
+            return super().forward(batch)
+
+    took = latencies({"a": Recorder(4, 1), "b": Recorder(4, 2)}, torch.rand(1, 4), repeats=2)
+    assert order == [1, 2] * 5 and set(took) == {"a", "b"} and all(seconds > 0 for seconds in took.values())

@@ -1,0 +1,308 @@
+"""slim, schema, verify and export."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import NAME, build_tiny, register_tiny, run, save_base, save_slim
+from torch import nn
+
+from zoo_slim import checkpoint, loading, trace
+from zoo_slim.cli import _check
+from zoo_slim.cli._channels import kept_per_group, removed
+from zoo_slim.registry import registry
+from zoo_slim.schema import read_schema, write_schema
+from zoo_slim.slimming import result_from_keep
+
+ORIGINAL = {
+    "modules": [
+        {"name": "conv1", "prev_bn": "", "next_bn": "bn1"},
+        {"name": "conv2", "prev_bn": "bn1", "next_bn": "bn2"},
+        {"name": "fc", "prev_bn": "bn2", "next_bn": ""},
+    ]
+}
+
+
+@pytest.fixture
+def zoo_slim(capsys, monkeypatch, tmp_path):
+    register_tiny()
+    monkeypatch.setenv(loading.NAMESPACE, "")
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: run(capsys, monkeypatch, *words)
+
+
+@pytest.fixture
+def base(tmp_path):
+    save_base(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_slim_saves_a_variant(zoo_slim, base):
+    ran = zoo_slim("slim", "base", "--ratio", "0.5")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith("saved base/pruned-0.5\n") and "conv1" in ran.out and "of 8" in ran.out
+    model = loading.load(f"local-dir:{base}", "0.5")
+    origin = checkpoint.origin_of(model)
+    kept = [len(origin.result.kept[f"bn{i}.weight"][0]) for i in (1, 2)]
+    assert sum(kept) == 8
+    assert origin.metrics["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert origin.base["params"] == 851 and origin.base["test_accuracy"] == 0.9 and origin.base["macs"] > 0
+    assert origin.base["file_bytes"] == (base / "model.safetensors").stat().st_size
+    assert origin.training["criterion"] == "bn_scale" and origin.training["base"]["dataset"] == "pictures"
+    assert origin.classes == ("ankle boot", "bag", "coat")
+    for number, count in zip((1, 2), kept, strict=True):
+        assert f"conv{number}" in ran.out and f"{count} of 8" in ran.out
+
+
+def test_slim_meets_budgets(zoo_slim, base):
+    assert zoo_slim("slim", "base", "--params", "0.5", "--output", "half").code == 0
+    config = checkpoint.read_config("half")
+    assert config.variant == "params-0.5" and config.metrics["params"] <= 851 / 2
+    assert zoo_slim("slim", base, "--macs", "40k", "--variant", "small", "--rounding", "two_pow").code == 0
+    config = checkpoint.read_config(base / "pruned-small")
+    assert config.metrics["macs"] <= 40_000
+    result = checkpoint.origin_of(loading.load(f"local-dir:{base}", "small")).result
+    assert all(len(result.kept[f"bn{i}.weight"][0]) in (1, 2, 4) for i in (1, 2))
+
+
+def test_slim_keeps_a_minimum_and_leaves_weights_out(zoo_slim, base):
+    assert zoo_slim("slim", "base", "--ratio", "0.9", "--minimum", "3", "--no-weights").code == 0
+    assert not (base / "pruned-0.9" / "model.safetensors").exists()
+    result = checkpoint.origin_of(loading.load(f"local-dir:{base}", "0.9")).result
+    assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [3, 3]
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_slim_by_a_schema(zoo_slim, base, tmp_path, original):
+    file = tmp_path / "schema.json"
+    if original:
+        fixed = {"fixed_bn_ratio": [{"name": "bn1", "ratio": 0.25}]}
+        file.write_text(json.dumps({**ORIGINAL, **fixed}))
+    else:
+        write_schema(trace(build_tiny(), torch.rand(2, 3, 32, 32)), file)
+        document = json.loads(file.read_text())
+        document["groups"]["conv1"]["ratio"] = 0.25
+        file.write_text(json.dumps(document))
+    assert zoo_slim("slim", "base", "--ratio", "0.5", "--schema", file).code == 0
+    result = checkpoint.origin_of(loading.load(f"local-dir:{base}", "0.5")).result
+    assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [6, 4]
+
+
+def test_slim_measures_accuracy(zoo_slim, tmp_path):
+    from test_training_data import write_fashion
+
+    write_fashion(tmp_path / "data", train=16, test=10)
+    register_tiny()
+    torch.manual_seed(0)
+    checkpoint.save(build_tiny(num_classes=10), tmp_path / "ten", architecture=NAME, options={"num_classes": 10})
+    words = "slim", "ten", "--ratio", "0.25", "--criterion", "l1", "--dataset", "fashion-mnist", "--data", "data"
+    ran = zoo_slim(*words)
+    assert ran.code == 0 and "before fine-tuning" in ran.out
+    from zoo_slim.training import evaluate, load_dataset
+
+    model = loading.load(f"local-dir:{tmp_path / 'ten'}", "0.25")
+    expected = evaluate(model, load_dataset("fashion-mnist", tmp_path / "data"))["accuracy"]
+    assert checkpoint.origin_of(model).metrics["test_accuracy"] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "give exactly one of --ratio, --params and --macs, not none"),
+        (("--ratio", "0.5", "--macs", "0.5"), 2, "not --ratio and --macs"),
+        (("--ratio", "1.5"), 1, "ratio 1.5 is not a share"),
+        (("--params", "many"), 2, "--params takes a number"),
+        (("--params", "2"), 1, "cannot be met"),
+        (("--ratio", "0.5", "--minimum", "few"), 2, "--minimum takes a number"),
+        (("--ratio", "0.5", "--criterion", "luck"), 1, "choose one of"),
+        (("--ratio", "0.5", "--rounding", "three"), 1, "rounding 'three' is unknown"),
+        (("--ratio", "0.5", "--schema", "nowhere.json"), 1, "nowhere.json"),
+        (("--ratio", "0.5", "--variant", "../up"), 1, "--variant"),
+        (("--ratio", "0.5", "--output", "base"), 1, "exists already"),
+        (("--ratio", "0.5", "--dataset", "mnist"), 2, "belong together"),
+        (("--ratio", "0.5", "--dataset", "mnist", "--data", "nowhere"), 1, "no mnist in nowhere"),
+    ],
+)
+def test_slim_refuses(zoo_slim, base, words, code, message):
+    ran = zoo_slim("slim", "base", *words)
+    assert (ran.code, ran.out) == (code, "")
+    assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
+    assert sorted(path.name for path in base.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_slim_refuses_what_is_slim_already(zoo_slim, tmp_path):
+    save_slim(tmp_path / "both")
+    ran = zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.1", "--output", "again")
+    assert ran.code == 1 and "is slim already" in ran.err
+    assert not (tmp_path / "again").exists()
+
+
+def test_channels_removed_are_counted():
+    model = build_tiny()
+    schema = trace(model, torch.rand(2, 3, 32, 32))
+    keep = np.ones(schema.channels, dtype=bool)
+    keep[[0, 3, 9]] = False
+    gone = removed(schema, model, result_from_keep(model, schema, keep))
+    assert np.array_equal(gone, ~keep)
+    assert kept_per_group(schema, gone) == {"conv1": (6, 8), "conv2": (7, 8)}
+
+
+def test_schema_is_printed_alone(zoo_slim, tmp_path):
+    ran = zoo_slim("schema", NAME, "--option", "width=4")
+    document = json.loads(ran.out)
+    assert ran.code == 0 and document["architecture"] == NAME
+    assert {name: group["width"] for name, group in document["groups"].items()} == {"conv1": 4, "conv2": 4}
+    assert "traced, 2 groups, 8 channels" in ran.err
+    ran = zoo_slim("schema", NAME, "--output", "tiny.json")
+    assert ran.out == "" and "saved tiny.json" in ran.err
+    assert read_schema(tmp_path / "tiny.json").channels == 16
+
+
+def test_schema_from_the_original_format(zoo_slim, tmp_path):
+    (tmp_path / "original.json").write_text(json.dumps(ORIGINAL))
+    ran = zoo_slim("schema", NAME, "--from-original", "original.json")
+    document = json.loads(ran.out)
+    assert ran.code == 0 and "converted" in ran.err
+    assert document["layers"]["conv2"] == {"in": "bn1", "out": "bn2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nothing",), 1, "no architecture is called"),
+        ((NAME, "--option", "depth=3"), 1, "no option 'depth'; its options are: num_classes, width"),
+        ((NAME, "--option", "width"), 2, "key=value"),
+        ((NAME, "--option", "width=-1"), 1, "width"),
+        ((NAME, "--from-original", "nowhere.json"), 1, "nowhere.json"),
+        ((NAME, "--from-original", "x.json", "--trace"), 2, "contradict"),
+        ((NAME, "--output", "nowhere/x.json"), 1, "nowhere"),
+    ],
+)
+def test_schema_refuses(zoo_slim, words, code, message):
+    ran = zoo_slim("schema", *words)
+    assert (ran.code, ran.out) == (code, "")
+    assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
+
+
+def test_verify(zoo_slim, tmp_path):
+    ran = zoo_slim("verify", NAME, "tiny_cli*", "--criterion", "bn_scale", "--jsonl", "found.jsonl")
+    assert ran.code == 0 and "1 of 1 exact" in ran.out
+    (report,) = map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())
+    assert report["name"] == NAME and report["exact"] and report["training_step"] == "ok"
+    assert report["max_relative_difference"] < 1e-12
+    assert (report["removable"], report["removed"]) == (16, 8)
+    assert report["params"] == 851 > report["slim_params"] and report["input"] == [3, 32, 32]
+
+
+def test_verify_takes_options_and_size(zoo_slim, tmp_path):
+    ran = zoo_slim("verify", NAME, "--option", "width=4", "--size", "20", "--ratio", "0.25", "--jsonl", "x.jsonl")
+    report = json.loads((tmp_path / "x.jsonl").read_text())
+    assert ran.code == 0
+    assert (report["removable"], report["removed"], report["input"]) == (8, 2, [3, 20, 20])
+
+
+def test_verify_a_variant(zoo_slim, tmp_path):
+    save_slim(tmp_path / "model")
+    ran = zoo_slim("verify", "model", "--pruned", "0.5", "--jsonl", "x.jsonl")
+    report = json.loads((tmp_path / "x.jsonl").read_text())
+    assert ran.code == 0 and report["exact"] and report["removed"] == 8
+
+
+def test_verify_fails_where_slimming_is_wrong(zoo_slim, monkeypatch, tmp_path):
+    def wrong(model, result, example, *, trace):
+        shifted = {name: {axis: (index + 1) % 8 for axis, index in axes.items()} for name, axes in result.kept.items()}
+        only_one = {**result.kept, "bn1.bias": {0: shifted["bn1.bias"][0].sort().values}}
+        return right(model, type(result)(only_one, result.attributes), example, trace=trace)
+
+    right = _check.verify
+    monkeypatch.setattr(_check, "verify", wrong)
+    ran = zoo_slim("verify", NAME, "--jsonl", "x.jsonl")
+    assert ran.code == 1 and "NOT EXACT" in ran.out and "0 of 1 exact" in ran.out
+    assert json.loads((tmp_path / "x.jsonl").read_text())["ok"] is False
+
+
+def test_verify_falls_back_to_the_networks_own_size(zoo_slim, tmp_path, monkeypatch):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 8, stride=8), nn.Linear(4 * 14 * 14, 2)
+
+        def forward(self, images):
+            return self.fc(self.conv(images).relu().flatten(1))
+
+    register = registry().register
+    register("tiny_fixed_net", Fixed, input_size=(3, 112, 112))
+    try:
+        ran = zoo_slim("verify", "tiny_fixed_net", "--jsonl", "x.jsonl")
+        assert ran.code == 0
+        assert json.loads((tmp_path / "x.jsonl").read_text())["input"] == [3, 112, 112]
+        ran = zoo_slim("verify", "tiny_fixed_net", "--size", "96")
+        assert ran.code == 1 and "cannot be traced" in ran.out and "0 of 1 exact" in ran.out
+    finally:
+        registry()._registered.pop("tiny_fixed_net")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nothing",), 1, "no architecture is called"),
+        (("nothing*",), 1, "no architecture matches"),
+        ((NAME, "--ratio", "1"), 2, "--ratio is a share"),
+        ((NAME, "--criterion", "luck"), 1, "choose one of"),
+        ((NAME, "--option", "depth=3"), 1, "no option 'depth'"),
+        ((NAME, "--option", "width=4", "--pruned", "0.5"), 2, "contradict"),
+        ((NAME, "--pruned", "0.5"), 1, "could not be found"),
+        ((NAME, "--jsonl", "nowhere/x.jsonl"), 1, "nowhere"),
+    ],
+)
+def test_verify_refuses(zoo_slim, words, code, message):
+    ran = zoo_slim("verify", *words)
+    assert (ran.code, ran.out) == (code, "")
+    assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_export(zoo_slim, tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        onnxruntime = pytest.importorskip("onnxruntime")
+    model = save_slim(tmp_path / "model")
+    file = tmp_path / f"tiny.{format}"
+    ran = zoo_slim("export", "model", "--pruned", "0.5", "--format", format, "--output", file.name)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"saved {file.name}")
+    images = torch.rand(5, 3, 32, 32)
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images.numpy()})
+    else:
+        found = torch.export.load(str(file)).module()(images).detach().numpy()
+    assert np.allclose(found, model(images).detach().numpy(), atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
+    save_slim(tmp_path / "model")
+    assert zoo_slim("export", "model", "--output", "x.onnx", "--format", "exe").code == 2
+    ran = zoo_slim("export", "model", "--output", "nowhere/x.pt2", "--format", "pt2")
+    assert ran.code == 1 and "there is no folder nowhere" in ran.err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ran = zoo_slim("export", "model", "--output", "x.onnx")
+    assert ran.code == 1 and "pip install 'zoo_slim[export]'" in ran.err
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
+    from zoo_slim.cli import _export
+
+    def export(model, images, file):
+        file.write_bytes(b"something else")
+        return 0.5
+
+    save_slim(tmp_path / "model")
+    monkeypatch.setattr(_export, "_pt2", export)
+    ran = zoo_slim("export", "model", "--output", "x.pt2", "--format", "pt2")
+    assert ran.code == 1 and "differ by 5.0e-01" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

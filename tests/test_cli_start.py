@@ -1,0 +1,114 @@
+"""What starting costs, help, and the bundling of trained networks."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from zoo_slim.cli import app
+
+COMMANDS = ("list", "info", "load", "predict", "slim", "schema", "verify", "export")
+HEAVY = {"torchvision", "timm", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "accelerate"}
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level modules that a fresh process has loaded after ``code``."""
+    ending = "\nimport sys; print('\\nMODULES', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def test_import_is_light():
+    modules = loaded("import zoo_slim")
+    assert "zoo_slim" in modules and not modules & HEAVY
+
+
+def test_public_names_are_light():
+    modules = loaded("import zoo_slim; zoo_slim.slim, zoo_slim.load, zoo_slim.save, zoo_slim.trace, zoo_slim.register")
+    assert "torch" in modules and not modules & HEAVY
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_needs_no_torch(words):
+    code = f"from zoo_slim.cli import app\ntry:\n    app({words})\nexcept SystemExit as exit:\n    assert not exit.code"
+    assert not loaded(code) & (HEAVY | {"torch", "numpy", "PIL"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_an_example(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert " ".join(result.output.split()).rpartition("Example: ")[2].startswith(f"zoo-slim {command} ")
+
+
+def test_every_command_has_a_short_help_that_fits():
+    for command in typer.main.get_command(app).commands.values():
+        assert command.help, command.name
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    for command in COMMANDS:
+        line = next(line for line in lines if line.strip().startswith(f"{command} "))
+        assert line.endswith(".") and not line.endswith("..."), line
+
+
+def test_version_and_unknown_command():
+    import zoo_slim
+
+    assert CliRunner().invoke(app, ["--version"]).output == f"zoo-slim {zoo_slim.__version__}\n"
+    result = CliRunner().invoke(app, ["lisst"])
+    assert result.exit_code == 2 and "lisst" in result.output
+
+
+def test_bundle(tmp_path):
+    import torch
+    from cli_helpers import NAME, build_tiny, register_tiny
+    from test_training_data import write_fashion
+
+    from zoo_slim import checkpoint, slim
+    from zoo_slim.cli._samples import read_samples
+    from zoo_slim.training import evaluate, load_dataset
+
+    script = Path(__file__).parent.parent / "scripts" / "bundle.py"
+    spec = importlib.util.spec_from_file_location("bundle", script)
+    bundle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bundle)
+    write_fashion(tmp_path / "data", train=16, test=20)
+    data = load_dataset("fashion-mnist", tmp_path / "data")
+    register_tiny()
+    torch.manual_seed(0)
+    command = "zoo-slim train tiny --data /home/somebody/data --output '/tmp/my runs/x'"
+    inputs = {"size": [3, 32, 32], "mean": data.mean, "std": data.std}
+    checkpoint.save(
+        build_tiny(num_classes=10), tmp_path / "base", architecture=NAME, options={"num_classes": 10},
+        classes=data.classes, input=inputs, training={"command": command, "seed": 3},
+    )  # fmt: skip
+    model, _ = slim(checkpoint.load_folder(tmp_path / "base"), ratio=0.5, criterion="l1")
+    checkpoint.save(model, tmp_path / "slim", variant="0.5", metrics={"test_accuracy_before_finetuning": 0.25})
+
+    folder = bundle.bundle(tmp_path / "base", tmp_path / "slim", data, tmp_path / "zoo")
+
+    assert folder == tmp_path / "zoo" / NAME / "pruned-0.5"
+    config = checkpoint.read_config(folder)
+    assert (config.stored_dtype, config.variant, config.classes) == ("float16", "0.5", data.classes)
+    bundled = checkpoint.load_folder(folder)
+    assert config.metrics["test_accuracy"] == evaluate(bundled, data)["accuracy"]
+    assert config.metrics["test_accuracy_before_finetuning"] == 0.25
+    whole = checkpoint.load_folder(tmp_path / "base")
+    assert config.base["test_accuracy"] == evaluate(whole, data)["accuracy"]
+    assert config.base["file_bytes"] == (tmp_path / "base" / "model.safetensors").stat().st_size
+    assert config.training["dataset"] == "fashion-mnist" and config.training["base"]["seed"] == 3
+    assert config.training["base"]["command"] == "zoo-slim train tiny --data data --output x"
+    samples, source = read_samples(folder)
+    assert [sample.label for sample in samples] == list(data.classes) and "MIT" in source
+    from PIL import Image
+
+    for label, sample in enumerate(samples):
+        first = int((data.test_labels == label).nonzero()[0])
+        with Image.open(sample.file) as picture:
+            assert (picture.mode, picture.size) == ("L", (28, 28))
+            assert picture.tobytes() == data.test_images[first, 0, 2:30, 2:30].contiguous().numpy().tobytes()
+    assert "/home" not in json.dumps(config.training)
