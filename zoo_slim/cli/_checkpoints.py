@@ -26,17 +26,18 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
         CheckpointError: it is nowhere; the message says where it was looked for, and which variants there are.
         RegistryError: no architecture has the name.
     """
-    import logging
-
     from zoo_slim import loading
     from zoo_slim._errors import CheckpointError
     from zoo_slim.checkpoint._config import check_variant
 
     if pruned is not None:
         check_variant(pruned, name, "--pruned")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last failure is in our message
     lines = []
     for there in loading.places(place(name)):
+        if isinstance(there, loading.HubPlace):
+            from huggingface_hub.utils import logging
+
+            logging.set_verbosity_error()  # not a line per retry: the last failure is in our message
         try:
             return there.fetch(pruned, weights)
         except loading.NotThereError as error:
