@@ -59,7 +59,10 @@ def save_slim(folder: Path, tag: str = "0.5") -> nn.Module:
     metrics = {"params": count_params(model), "macs": count_macs(model, image[:1]), "test_accuracy": 0.875}
     file = checkpoint.read_config(folder).files[checkpoint.MODEL]
     before = {"test_accuracy": 0.9, "file_bytes": file.bytes, "file_dtype": "float32"}
-    checkpoint.save(model, folder / f"pruned-{tag}", variant=tag, metrics=metrics, base=before, dtype=torch.float16)
+    training = {"epochs": 8, "base": {"epochs": 6, "dataset": "pictures"}}
+    checkpoint.save(
+        model, folder / f"pruned-{tag}", variant=tag, metrics=metrics, base=before, training=training, dtype=torch.float16
+    )  # fmt: skip
     return checkpoint.load_folder(folder / f"pruned-{tag}")
 
 

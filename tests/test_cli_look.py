@@ -100,6 +100,7 @@ def test_load_shows_base_beside_slim(zoo_slim, bundled):
     for row in ("parameters", "MACs per image", "weights file", "load time", "latency, 1 image"):
         assert row in ran.out
     assert "90.00 %" in ran.out and "87.50 %" in ran.out and "-2.50 points" in ran.out
+    assert "trained for 6 epochs" in ran.out and "trained for 8 more" in ran.out and "images of pictures" in ran.out
     assert "float16, the base's float32" in ran.out and "random weights" in ran.out
 
 

@@ -121,6 +121,7 @@ def _report(
         "file_dtype": config.stored_dtype,
         "test_accuracy": config.metrics.get("test_accuracy"),
         "dataset": config.training.get("dataset") or (config.training.get("base") or {}).get("dataset"),
+        "epochs": config.training.get("epochs"),
         "load_seconds": seconds,
         "latency_ms": 1e3 * took["slim"],
         "threads": torch.get_num_threads(),
@@ -132,6 +133,7 @@ def _report(
             "params": count_params(base),
             "macs": count_macs(base, image),
             **{key: config.base.get(key) for key in ("file_bytes", "file_dtype", "test_accuracy")},
+            "epochs": (config.training.get("base") or {}).get("epochs"),
             "latency_ms": 1e3 * took["base"],
         }
     return report
@@ -175,6 +177,11 @@ def _notes(report: dict[str, Any]) -> list[str]:
     if report["test_accuracy"] is not None:
         data = f"the test images of {printable(str(report['dataset']))}" if report["dataset"] else "its test images"
         notes.append(f"test accuracy: recorded when the network was made, on {data}")
+    if isinstance(report["epochs"], int) and isinstance(base.get("epochs"), int):
+        notes.append(
+            f"the base was trained for {base['epochs']} epochs; the slim network comes from it and was trained for "
+            f"{report['epochs']} more, so their accuracies differ by the training, too"
+        )
     if base.get("file_bytes") and base.get("file_dtype") != report["file_dtype"]:
         other = printable(str(base.get("file_dtype") or "another type"))
         notes.append(f"weights file: {report['file_dtype']}, the base's {other}")
