@@ -60,10 +60,9 @@ def save_slim(folder: Path, tag: str = "0.5") -> nn.Module:
     file = checkpoint.read_config(folder).files[checkpoint.MODEL]
     before = {"test_accuracy": 0.9, "file_bytes": file.bytes, "file_dtype": "float32"}
     training = {"epochs": 8, "base": {"epochs": 6, "dataset": "pictures"}}
-    checkpoint.save(
-        model, folder / f"pruned-{tag}", variant=tag, metrics=metrics, base=before, training=training, dtype=torch.float16
-    )  # fmt: skip
-    return checkpoint.load_folder(folder / f"pruned-{tag}")
+    variant = folder / f"pruned-{tag}"
+    checkpoint.save(model, variant, variant=tag, metrics=metrics, base=before, training=training, dtype=torch.float16)
+    return checkpoint.load_folder(variant)
 
 
 def save_picture(file: Path, size: tuple[int, int] = (28, 28), seed: int = 0, mode: str = "L") -> Path:
