@@ -1,12 +1,14 @@
 """From the channels kept to the pruning result: indices for every tensor, attributes for every module."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim.result import Attribute, PruningResult
-from zoo_slim.schema import PruningSchema
+from zoo_slim.schema import PruningSchema, model_tensors
 from zoo_slim.slimming._select import Keep
 
 __all__ = ["result_from_keep", "slim_attributes"]
@@ -53,34 +55,46 @@ def slim_attributes(
         groups: the new number of groups of depthwise convolutions.
     """
     attributes: dict[str, dict[str, Attribute]] = {}
+    first = {id(tensor): name for name, tensor in model_tensors(model).items()}
     for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
         shapes = {}
-        for local, parameter in module.named_parameters(recurse=False):
-            axes = kept.get(prefix + local, {})
-            shapes[local] = [
-                axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(parameter.shape)
-            ]
-        for local, buffer in module.named_buffers(recurse=False):
-            axes = kept.get(prefix + local, {})
-            shapes[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(buffer.shape)]
+        for local, tensor in _own_tensors(module):
+            axes = kept.get(first[id(tensor)], {})
+            shapes[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(tensor.shape)]
         now: dict[str, Attribute] = {}
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, nn.modules.conv._ConvNd) and "weight" in shapes:
             count = groups.get(name, module.groups)
-            first, second = shapes["weight"][:2]
-            now = {"groups": count, "in_channels": second * count, "out_channels": first}
+            rows, columns = shapes["weight"][:2]
+            now = {"groups": count, "in_channels": columns * count, "out_channels": rows}
             if module.transposed:
-                now = {"groups": count, "in_channels": first, "out_channels": second * count}
-        elif isinstance(module, nn.Linear):
+                now = {"groups": count, "in_channels": rows, "out_channels": columns * count}
+        elif isinstance(module, nn.Linear) and "weight" in shapes:
             now = {"in_features": shapes["weight"][1], "out_features": shapes["weight"][0]}
         elif isinstance(module, nn.modules.batchnorm._NormBase):
             vector = shapes.get("weight") or shapes.get("running_mean")
             now = {"num_features": vector[0]} if vector else {}
-        elif isinstance(module, nn.LayerNorm) and "weight" in shapes:
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and "weight" in shapes:
             now = {"normalized_shape": tuple(shapes["weight"])}
         elif isinstance(module, nn.GroupNorm) and "weight" in shapes:
             now = {"num_channels": shapes["weight"][0]}
+        elif isinstance(module, nn.PReLU):
+            now = {"num_parameters": shapes["weight"][0]}
+        elif isinstance(module, nn.Embedding):
+            now = {"embedding_dim": shapes["weight"][1]}
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            now = {"input_size": (shapes.get("weight_ih_l0") or shapes["weight_ih"])[1]}
         changed = {key: value for key, value in now.items() if key in vars(module) and vars(module)[key] != value}
         if changed:
             attributes[name] = changed
     return attributes
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a module by name; a parametrised one by the part of it that has its shape."""
+    for local, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield local, tensor
+        for suffix in ("_orig", "_v"):
+            if local.endswith(suffix):
+                yield local.removesuffix(suffix), tensor
+    for local, parts in getattr(module, "parametrizations", {}).items():
+        yield local, max(parts.parameters(recurse=False), key=lambda part: part.numel())

@@ -1,10 +1,11 @@
 """Runs every ATen operation of a forward pass, and its rule after it."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo_slim.tracing import _layers, _views  # noqa: F401  (they register their rules)
@@ -28,18 +29,38 @@ class Interpreter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = shortcut(func, args)(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            shape = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
+            out = shortcut(func, args)(*args, **kwargs)
+            self._label(Call(func, args, kwargs, out, shape))
+        return out
+
+    def _label(self, call: Call) -> None:
+        state, func = self.state, call.op
         if func not in self._rules:
             self._rules[func] = self._find(func)
-        call = Call(func, args, kwargs, out)
         found = self._rules[func]
-        if found is not None:
-            found(self.state, call)
-        elif any(self.state.label(tensor) for tensor in call.tensors):
-            self.state.freeze_all(call.tensors, f"{func._schema.name} has no rule")
-            for tensor in call.outputs:
-                self.state.set(tensor, ())
-        return out
+        try:
+            if found is not None:
+                found(state, call)
+            elif any(state.label(tensor) for tensor in call.tensors):
+                self._give_up(call, "has no rule")
+        except Exception as error:  # a rule that does not fit this call must not fail the model
+            self._give_up(call, f"is used in a way that its rule does not know ({type(error).__name__}: {error})")
+        for tensor in call.outputs:
+            if not state.knows(tensor):
+                state.set(tensor, ())
+        if call.outputs and isinstance(call.first, Tensor):
+            if func.is_view:
+                for tensor in call.outputs:
+                    state.view(call.first, tensor)
+            elif func._schema.is_mutable:
+                state.written(call.first)
+
+    def _give_up(self, call: Call, reason: str) -> None:
+        self.state.freeze_all(call.tensors, f"{call.op._schema.name} {reason}")
+        for tensor in call.outputs:
+            self.state.set(tensor, ())
 
     @staticmethod
     def _find(func: Any) -> Rule | None:
@@ -55,12 +76,22 @@ class Interpreter(TorchDispatchMode):
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested containers, named tuples and dataclass-like outputs included."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    if isinstance(value, (list, tuple, set)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return (
-        [tensor for item in vars(value).values() for tensor in tensors_in(item)] if hasattr(value, "__dict__") else []
-    )
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def visit(part: Any) -> None:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif id(part) not in seen and not isinstance(part, (str, bytes, int, float, type, ModuleType, nn.Module)):
+            seen.add(id(part))
+            if isinstance(part, dict):
+                items = list(part.values())
+            elif isinstance(part, (list, tuple, set)):
+                items = list(part)
+            else:
+                items = list(vars(part).values()) if hasattr(part, "__dict__") else []
+            for item in items:
+                visit(item)
+
+    visit(value)
+    return found

@@ -1,7 +1,9 @@
 """Convolution, products of matrices, normalisation, reduction and pooling."""
 
+import numpy as np
 from torch import Tensor
 
+from zoo_slim.tracing._dims import Dim
 from zoo_slim.tracing._ids import Ids
 from zoo_slim.tracing._labels import Factor, drop_dims, full_ids, support
 from zoo_slim.tracing._pointwise import join
@@ -54,12 +56,20 @@ def _grouped(state: TraceState, call: Call) -> list[Ids]:
     """Tie or balance the channels of a grouped convolution. Returns the ids of its outputs."""
     source, weight, groups = call["input"], call["weight"], call["groups"]
     channels_in, channels_out = source.shape[1], call.out.shape[1]
-    inputs = state.flat(state.along(source, 1), source.shape, 1)
+    inputs = state.flat(state.along(source, 1), source.shape, 1) or [np.zeros(channels_in, dtype=np.int64)]
+    depthwise, asked = groups == channels_in, state.context.groups
     if call["transposed"] or len(inputs) != 1:
-        state.freeze_all([source, weight], "a grouped convolution whose inputs stay")
+        state.freeze_all([source, weight], "a grouped convolution whose inputs stay, or are transposed")
         return []
     given = inputs[0]
-    if groups == channels_in:
+    if isinstance(asked, Dim) and not depthwise:
+        asked.hold("its size is a number of groups")
+    elif isinstance(asked, Dim):
+        state.require_size(state.label(source), 1, asked, "convolved in groups of another tensor's size")
+    elif depthwise and state.layer is None:
+        state.freeze_all([source, weight], "a depthwise convolution whose number of groups is a constant in the code")
+        return []
+    if depthwise:
         outputs = state.flat(state.along(weight, 0), weight.shape, 0)
         if len(outputs) != 1:
             state.freeze_all([source, weight], "a depthwise convolution whose outputs stay")
@@ -80,10 +90,12 @@ def _grouped(state: TraceState, call: Call) -> list[Ids]:
         outputs = [full_ids(f, weight.shape, [0]).ravel() for f in state.label(weight) if support(f) == {0}]
         state.require_equal(given.reshape(groups, -1))
         if len(outputs) != 1:
+            state.freeze_all([weight], "a grouped convolution whose outputs stay")
             return []
         written = outputs[0]
         state.require_equal(written.reshape(groups, -1))
-    state.convolutions.append(Convolution(state.name(weight), groups, given, written))
+    name = state.name(weight) if state.layer is None else f"{state.layer}.weight"
+    state.convolutions.append(Convolution(name, groups, given, written))
     return [written]
 
 
@@ -134,16 +146,15 @@ def batch_norm(state: TraceState, call: Call) -> None:
     present = [tensor for tensor in parameters if isinstance(tensor, Tensor)]
     label = []
     for factor in state.label(source):
-        if support(factor) == {1}:
-            label.append(factor)
-        else:
-            state.freeze(factor, "batch normalisation over it")
+        if support(factor) != {1}:
+            state.mark_inexact(factor, "batch normalisation over it")
+        label.append(factor)
     shape = [1 if dim == 1 else 0 for dim in range(source.ndim)]
     labels = [tuple(label)]
-    shapes: list[list[int]] = [[size if dim == 1 else 1 for dim, size in enumerate(source.shape)]]
+    shapes = [list(source.shape)]
     for tensor in present:
         labels.append(tuple(f.with_ids(_on_axis(f.ids, len(shape), 1)) for f in state.label(tensor)))
-        shapes.append(shapes[0])
+        shapes.append([size if dim == 1 else 1 for dim, size in enumerate(source.shape)])
     joined = join(state, labels, shapes, "batch_norm")
     if name := state.name(parameters[0]):
         state.norms[name] = "batch_norm"
@@ -160,6 +171,10 @@ def channel_norm(state: TraceState, call: Call) -> None:
     for factor in state.label(source):
         if dims & support(factor):
             state.mark_inexact(factor, "normalisation over channels")
+            if group and support(factor) == {1}:
+                state.require_equal(factor.ids.reshape(call["group"], -1))
+            elif group:
+                state.freeze(factor, "normalisation over groups of channels")
     for tensor in (call["weight"], call["bias"]):
         if isinstance(tensor, Tensor):
             tail = source.ndim - 2 if group else 0
@@ -183,7 +198,7 @@ def reduction(state: TraceState, call: Call) -> None:
         return
     label = []
     for factor in state.label(source):
-        if support(factor) <= dims:
+        if support(factor) <= dims or (factor.reads and support(factor) & dims):
             state.mark_inexact(factor, "a reduction over channels")
         else:
             factor = state.collapse(factor, dims)
@@ -199,25 +214,39 @@ def along_one_dim(state: TraceState, call: Call) -> None:
     for factor in state.label(source):
         if dim in support(factor):
             state.mark_inexact(factor, "softmax or order over channels")
+            if call.outputs[0].shape != source.shape:
+                state.freeze(factor, "as many of the channels as a constant says")
     label = [Factor(factor.ids) for factor in state.label(source)]
     resized = call.outputs[0].shape != source.shape
     for out in call.outputs:
         state.set(out, [factor for factor in label if not (resized and dim in support(factor))])
 
 
-@rule("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool2d", "avg_pool1d",
-      "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
-      "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact2d",
-      "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
-      "upsample_linear1d", "grid_sampler_2d")  # fmt: skip
+_SPATIAL = (
+    "max_pool{}d_with_indices", "max_pool{}d", "avg_pool{}d", "_adaptive_avg_pool{}d", "adaptive_avg_pool{}d",
+    "adaptive_max_pool{}d", "upsample_nearest{}d", "_upsample_nearest_exact{}d", "upsample_linear{}d",
+    "upsample_bilinear{}d", "_upsample_bilinear{}d_aa", "upsample_bicubic{}d", "_upsample_bicubic{}d_aa",
+    "upsample_trilinear{}d", "grid_sampler_{}d",
+)  # fmt: skip
+
+
+@rule(*(name.format(dims) for name in _SPATIAL for dims in (1, 2, 3)))
 def spatial(state: TraceState, call: Call) -> None:
-    source, out = call.first, call.outputs[0]
-    moved = {dim for dim in range(source.ndim) if dim >= source.ndim - (2 if source.ndim > 3 else 1)}
-    if source.ndim == 5:
-        moved = {2, 3, 4}
+    source = call.first
+    count = next(int(digit) for digit in call.op._schema.name if digit.isdigit())
+    moved = set(range(source.ndim - count, source.ndim))
     for factor in state.label(source):
         if moved & support(factor):
             state.freeze(factor, "pooled or resized positions")
-    for result in call.outputs:
-        if result.ndim == out.ndim:
-            state.set(result, [Factor(f.ids) for f in state.label(source) if not moved & support(f)])
+    for other in call.tensors[1:]:
+        state.freeze_all([other], "where samples are taken")
+    for out in call.outputs:
+        state.set(out, [Factor(factor.ids) for factor in state.label(source) if not moved & support(factor)])
+
+
+@rule("_weight_norm_interface")
+def weight_norm(state: TraceState, call: Call) -> None:
+    """``g * v / |v|``: where slices of ``v`` are masked with zeros, the norm is that of the rest."""
+    joined = join(state, [state.label(call["v"]), state.label(call["g"])], [call["v"].shape, call["g"].shape], "norm")
+    state.set(call.out[0], joined)
+    state.set(call.out[1], ())

@@ -36,6 +36,9 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
     full = [frozenset(dim + ndim - len(shape) for dim, size in enumerate(shape) if size > 1) for shape in shapes]
     result: list[Factor] = []
     for dims in _components([support(factor) for label in labels for factor in label]):
+        if (matched := _matched(state, labels, full, dims)) is not None:
+            result += matched
+            continue
         columns: list[list[Factor]] = []
         common = dims
         for label, dims_full in zip(labels, full, strict=True):
@@ -57,6 +60,26 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
             reads = row[0].reads if len(row) == 1 else frozenset()
             result.append(Factor(row[0].ids, reads))
     return tuple(result)
+
+
+def _matched(
+    state: TraceState, labels: Sequence[Label], full: Sequence[frozenset[int]], dims: frozenset[int]
+) -> list[Factor] | None:
+    """Unify factors of one support with each other, if every tensor has as many that is full along all of it.
+
+    A tensor that is full along a part of it only is the same for all that is removed and all that stays.
+    """
+    rows: list[list[Factor]] = []
+    for part in dict.fromkeys(support(factor) for label in labels for factor in label if support(factor) <= dims):
+        columns = [[factor for factor in label if support(factor) == part] for label in labels]
+        inside = [column for column, have in zip(columns, full, strict=True) if part <= have]
+        if len({len(column) for column in inside}) != 1 or sum(map(len, inside)) != sum(map(len, columns)):
+            return None
+        rows += [list(row) for row in zip(*inside, strict=True)]
+    for row in rows:
+        for factor in row[1:]:
+            state.ids.unify(row[0].ids, factor.ids)
+    return [Factor(row[0].ids, row[0].reads if len(row) == 1 else frozenset()) for row in rows]
 
 
 def _reads(name: str, call: Call, labels: Sequence[Label], factor: Factor) -> frozenset[tuple[str, int]]:
@@ -99,6 +122,12 @@ def _canonical(labels: Sequence[Label], tensors: Sequence[Tensor]) -> list[Label
 @rule("zeros", "ones", "full", "empty", "arange", "rand", "randn", "scalar_tensor", "eye", "linspace", "new_zeros",
       "new_ones", "new_full", "new_empty", "empty_strided", "new_empty_strided", "randperm", "randint")  # fmt: skip
 def factory(state: TraceState, call: Call) -> None:
-    """A new tensor has no channels of the model's."""
+    """A new tensor has channels only where its size was asked to be theirs, or where it is made for another."""
     for out in call.outputs:
-        state.set(out, ())
+        label: list[Factor] = []
+        like = state.context.like
+        if like is not None and like.ndim == out.ndim:
+            same = {dim for dim, size in enumerate(out.shape) if size == like.shape[dim]}
+            label = [Factor(factor.ids) for factor in state.label(like) if support(factor) <= same]
+        state.grown(label, out, [dim for dim, size in enumerate(out.shape) if size > 1])
+        state.set(out, label)

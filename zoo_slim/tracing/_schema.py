@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from zoo_slim._union_find import Ids
 from zoo_slim.schema import Group, Layer, PruningSchema, fingerprint
@@ -63,7 +64,7 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
             same_bias = (bias is None) == (outputs is None or "bias" not in names) and (
                 bias is None or outputs is None or np.array_equal(bias, outputs)
             )
-            if same_bias and (inputs is not None or outputs is not None) and set(places) <= {0, 1}:
+            if places and same_bias and (inputs is not None or outputs is not None) and set(places) <= {0, 1}:
                 layers[name] = Layer(inputs, outputs, count, transposed)
                 parameters.pop(key, None)
                 parameters.pop(names.get("bias", ""), None)
@@ -74,6 +75,11 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
                 norms[name] = channels
                 for full in vectors:
                     parameters.pop(full)
+        if name not in layers and isinstance(module, _ConvNd) and key in calls:
+            # The weight is another layer's, or computed: only the number of groups of a depthwise one follows from it.
+            call = calls[key]
+            if len(call.inputs) == call.groups and (call.inputs >= 0).any():
+                layers[name] = Layer(renumber[call.inputs], None, call.groups, module.transposed)
     schema = PruningSchema(groups, layers, norms, parameters)
     implied = {rows.tobytes() for rows in schema.balanced()}
     equal = {rows.tobytes(): rows for rows in (renumber[rows] for rows in trace.equal)}

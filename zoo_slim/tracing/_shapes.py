@@ -1,103 +1,165 @@
 """Which shape arguments are constants in the model's code, and which follow the tensors' own sizes.
 
-A slim network runs the same Python code. `x.view(x.shape[0], -1)` still fits it, `x.view(-1, 512)` does not. Sizes
-asked of a tensor are therefore given out as `Dim`, an `int` that stays one under integer arithmetic; an argument that
-is a plain `int` is a constant, and the channels of that dimension must stay.
+A plain `int` among the shape arguments of a call is a constant, and the channels of that dimension must stay. A `Dim`
+is as good as the channels that it counts. What leaves torch's sight, as NumPy arrays do, must stay as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from zoo_slim.tracing._dims import Dim
 from zoo_slim.tracing._state import ShapeContext, TraceState
 
-__all__ = ["Dim", "ShapeArguments"]
+__all__ = ["ShapeArguments"]
+
+Arguments = tuple[Any, ...]
+Options = dict[str, Any]
 
 
-class Dim(int):
-    """A size that follows a tensor's own."""
-
-    def __add__(self, other: int) -> "Dim":
-        return _dim(int.__add__(self, other))
-
-    def __sub__(self, other: int) -> "Dim":
-        return _dim(int.__sub__(self, other))
-
-    def __rsub__(self, other: int) -> "Dim":
-        return _dim(int.__rsub__(self, other))
-
-    def __mul__(self, other: Any) -> Any:
-        return _dim(int.__mul__(self, other))
-
-    def __floordiv__(self, other: int) -> "Dim":
-        return _dim(int.__floordiv__(self, other))
-
-    def __mod__(self, other: int) -> "Dim":
-        return _dim(int.__mod__(self, other))
-
-    def __neg__(self) -> "Dim":
-        return Dim(int.__neg__(self))
-
-    __radd__ = __add__
-    __rmul__ = __mul__
+def dims_in(value: Any) -> Iterator[Dim]:
+    """All `Dim` in nested arguments."""
+    if isinstance(value, Dim):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from dims_in(item)
+    elif isinstance(value, dict):
+        yield from dims_in(list(value.values()))
+    elif isinstance(value, slice):
+        yield from dims_in((value.start, value.stop, value.step))
 
 
-def _dim(value: Any) -> Any:
-    return Dim(value) if isinstance(value, int) else value
+def tensors_among(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_among(item)
+    elif isinstance(value, dict):
+        yield from tensors_among(list(value.values()))
 
 
-def _constants(sizes: Sequence[Any], first: int = 0) -> frozenset[int]:
-    return frozenset(dim for dim, size in enumerate(sizes, first) if type(size) is int and size != -1)
+def _given(given: Sequence[Any]) -> tuple[Any, ...]:
+    """Sizes given as one sequence, or one by one."""
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    return tuple(sizes) if all(isinstance(size, int) for size in sizes) else ()
 
 
-def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
-    given = kwargs.get("size", kwargs.get("shape", args[1:]))
-    return given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+def _view(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    given: Any = kwargs.get("size", kwargs.get("shape", args[1:]))
+    return ShapeContext(sizes=_given(given))
 
 
-def _view(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeContext:
-    sizes = _sizes(args, kwargs)
-    return ShapeContext(_constants(sizes) if all(isinstance(size, int) for size in sizes) else frozenset())
+def _view_as(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    other = args[1] if len(args) > 1 else next(iter(kwargs.values()))
+    return ShapeContext(sizes=mode.sizes(other))
 
 
-def _unflatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeContext:
+def _broadcast(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    """The shape that all tensors are expanded to; of several sizes the first that has channels."""
+    shape: list[int] = []
+    for tensor in tensors_among(args):
+        sizes = mode.sizes(tensor)
+        shape = [1] * (len(sizes) - len(shape)) + shape
+        for dim, size in enumerate(reversed(sizes), 1):
+            if not isinstance(shape[-dim], Dim) and (isinstance(size, Dim) or size != 1):
+                shape[-dim] = size
+    return ShapeContext(sizes=tuple(shape))
+
+
+def _unflatten(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     dim = kwargs["dim"] if "dim" in kwargs else args[1]
-    sizes = kwargs["sizes"] if "sizes" in kwargs else args[2] if len(args) == 3 else args[2:]
-    return ShapeContext(_constants(sizes, dim % args[0].ndim))
+    sizes = kwargs["sizes"] if "sizes" in kwargs else _given(args[2:])
+    ndim = args[0].ndim
+    return ShapeContext(sizes=(*[None] * (dim % ndim), *sizes, *[None] * (ndim - 1 - dim % ndim)))
 
 
-def _equal_parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeContext:
+def _chunk(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     return ShapeContext(equal_parts=True)
 
 
-def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeContext:
-    size = kwargs.get("split_size_or_sections", kwargs.get("split_size", args[1] if len(args) > 1 else 0))
-    sizes = size if isinstance(size, (tuple, list)) else [size]
-    return ShapeContext(equal_parts=all(isinstance(part, Dim) for part in sizes))
+def _split(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    size: Any = kwargs.get("split_size_or_sections", kwargs.get("split_size", args[1] if len(args) > 1 else 0))
+    return ShapeContext(parts=tuple(size) if isinstance(size, (tuple, list)) else (size,))
 
 
-def _all_fixed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ShapeContext:
-    return ShapeContext(fixed=None)
+def _factory(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    given = tuple(arg for arg in args if not isinstance(arg, Tensor))
+    sizes, rest = given, kwargs.get("fill_value")
+    if "size" in kwargs:
+        sizes, rest = tuple(kwargs["size"]), (rest, given)
+    elif given and isinstance(given[0], (tuple, list)):
+        sizes, rest = tuple(given[0]), (rest, given[1:])
+    for dim in (*dims_in(rest), *(dim for dim in dims_in(sizes) if dim.ids is None)):
+        dim.hold()
+    return ShapeContext(sizes=_given([sizes]))
 
 
-_CONTEXTS: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], ShapeContext]] = {
-    Tensor.view: _view,
-    Tensor.reshape: _view,
-    torch.reshape: _view,
-    Tensor.expand: _view,
-    Tensor.unflatten: _unflatten,
-    torch.unflatten: _unflatten,
-    Tensor.chunk: _equal_parts,
-    torch.chunk: _equal_parts,
-    Tensor.split: _split,
-    torch.split: _split,
-    functional.multi_head_attention_forward: _all_fixed,
-}
-_SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
+def _convolution(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    for dim in dims_in(args[:6]):
+        dim.hold()
+    groups: Any = kwargs.get("groups", args[6] if len(args) > 6 else 1)
+    return ShapeContext(groups=groups)
+
+
+def _narrow(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    for dim in dims_in((args, kwargs)):
+        dim.hold()
+    return ShapeContext(exact=True)
+
+
+def _like_input(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    for dim in dims_in((args[1:], kwargs)):
+        dim.hold()
+    return ShapeContext(like=args[0] if args else kwargs["input"])
+
+
+def _attention(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    tensors = [*args[:3], *(kwargs.get(name) for name in ("query", "key", "value"))]
+    mode.state.freeze_all(tensors_among(tensors), "multi-head attention of a width that is an attribute")
+    return ShapeContext(resized=True)
+
+
+def _normal(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    return ShapeContext()
+
+
+_CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeContext]] = {
+    **dict.fromkeys(
+        [Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.broadcast_to, torch.broadcast_to,
+         Tensor.repeat], _view),
+    **dict.fromkeys([Tensor.view_as, Tensor.reshape_as, Tensor.expand_as], _view_as),
+    **dict.fromkeys([Tensor.unflatten, torch.unflatten], _unflatten),
+    **dict.fromkeys([Tensor.chunk, torch.chunk], _chunk),
+    **dict.fromkeys([Tensor.split, torch.split], _split),
+    **dict.fromkeys([Tensor.narrow, torch.narrow], _narrow),
+    **dict.fromkeys(
+        [torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, Tensor.new_zeros, Tensor.new_ones,
+         Tensor.new_full, Tensor.new_empty], _factory),
+    **dict.fromkeys(
+        [torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d,
+         torch.conv_transpose3d], _convolution),
+    **dict.fromkeys(
+        [functional.dropout1d, functional.dropout2d, functional.dropout3d, functional.alpha_dropout,
+         functional.feature_alpha_dropout, functional.pad, torch.feature_dropout, torch.alpha_dropout,
+         torch.feature_alpha_dropout], _like_input),
+    torch.broadcast_tensors: _broadcast,
+    functional.layer_norm: _normal,
+    functional.multi_head_attention_forward: _attention,
+}  # fmt: skip
+_SHAPE, _DATA = Tensor.shape.__get__, Tensor.data.__get__  # type: ignore[attr-defined]
+_LEAVES = frozenset(
+    {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
+     Tensor.__len__, Tensor.stride}
+)  # fmt: skip
+"""What gives a tensor's values or layout to code that torch does not see. `len` gives no `Dim`, only an `int`."""
 
 
 class ShapeArguments(TorchFunctionMode):
@@ -107,16 +169,53 @@ class ShapeArguments(TorchFunctionMode):
         super().__init__()
         self.state = state
 
+    def sizes(self, tensor: Tensor) -> tuple[int, ...]:
+        """The sizes of a tensor, `Dim` where it has channels."""
+        return tuple(self.state.size(tensor, dim) for dim in range(tensor.ndim))
+
     def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Sequence[type], args: Arguments = (), kwargs: Options | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func == _SHAPE:
-            return torch.Size([Dim(size) for size in func(*args, **kwargs)])
+            return torch.Size(self.sizes(args[0]))
         if func is Tensor.size:
-            size = func(*args, **kwargs)
-            return Dim(size) if isinstance(size, int) else torch.Size([Dim(part) for part in size])
+            sizes = self.sizes(args[0])
+            given = args[1] if len(args) > 1 else kwargs.get("dim")
+            return torch.Size(sizes) if given is None else sizes[given]
+        if func in (Tensor.numel, Tensor.nelement, torch.numel):
+            return _product(self.sizes(args[0] if args else kwargs["input"]))
+        if func in _LEAVES:
+            self._leave(func, args[0])
         if func in _CONTEXTS:
-            with self.state.shapes(_CONTEXTS[func](args, kwargs)):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
+            context = _CONTEXTS[func](self, args, kwargs)
+        else:
+            for dim in dims_in((args, kwargs)):
+                dim.hold()
+            context = ShapeContext(unknown=isinstance(func, (OpOverload, OpOverloadPacket)))
+        with self.state.shapes(context):
+            out = func(*args, **kwargs)
+        for tensor in tensors_among(out):
+            if not self.state.knows(tensor):
+                self._adopt(func, args, kwargs, tensor)
+        return out
+
+    def _leave(self, func: Any, tensor: Tensor) -> None:
+        for factor in self.state.peek(tensor):
+            if func is not Tensor.__len__ or factor.ids.shape[0] > 1:
+                self.state.freeze(factor, f"given to code that is not torch's, by {func.__name__}")
+
+    def _adopt(self, func: Any, args: Arguments, kwargs: Options, tensor: Tensor) -> None:
+        """Label a tensor that came from no operation."""
+        given = list(tensors_among((args, kwargs)))
+        if func == _DATA:
+            self.state.set(tensor, self.state.label(given[0]))
+        else:
+            self.state.freeze_all(given, f"{getattr(func, '__name__', func)} is no operation that can be followed")
+
+
+def _product(sizes: Sequence[int]) -> int:
+    value = 1
+    for size in sizes:
+        value = size * value
+    return value

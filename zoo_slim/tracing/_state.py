@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from zoo_slim.tracing._dims import Dim, SizeRules, Term
 from zoo_slim.tracing._ids import ChannelIds, Ids
 from zoo_slim.tracing._labels import Factor, Label, full_ids, support
 
@@ -15,7 +17,10 @@ __all__ = ["Convolution", "ShapeContext", "TraceState"]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A grouped convolution met on the way: ids of its input and output channels, flat."""
+    """A grouped convolution met on the way: ids of its input and output channels, flat.
+
+    ``weight`` is the state-dict name of the weight, or the one that the executed layer's would have if it had one.
+    """
 
     weight: str | None
     groups: int
@@ -28,15 +33,34 @@ class ShapeContext:
     """What the Python call behind the present operations says of its shape arguments.
 
     Attributes:
-        fixed: output dimensions whose size is a constant in the code; `None` means all of them.
+        sizes: what was asked of each dimension of the output: an `int` is a constant in the code; None: nothing.
+        unknown: the operation was called by code that is not Python's, as in a script function.
+        resized: every dimension that a view changes has a constant size.
+        parts: sizes of the parts of a split.
         equal_parts: a split into as many parts of equal size, whatever the size of the whole.
+        groups: the number of groups of a convolution.
+        exact: a slice must be as long as it is.
+        like: new tensors made on the way belong to this one, as a dropout's mask does.
     """
 
-    fixed: frozenset[int] | None = frozenset()
+    sizes: tuple[int | None, ...] = ()
+    unknown: bool = False
+    resized: bool = False
+    parts: tuple[int, ...] = ()
     equal_parts: bool = False
+    groups: int = 1
+    exact: bool = False
+    like: Tensor | None = None
 
-    def fixes(self, dim: int) -> bool:
-        return self.fixed is None or dim in self.fixed
+    def asked(self, ndim: int) -> Sequence[int | None]:
+        """What was asked of each dimension, if that was asked of a tensor of ``ndim`` dimensions."""
+        return self.sizes if len(self.sizes) == ndim else [None] * ndim
+
+    def fixed(self, ndim: int) -> set[int]:
+        """Dimensions whose size is a constant in the code."""
+        if self.unknown or (self.sizes and len(self.sizes) != ndim):
+            return set(range(ndim))
+        return {dim for dim, size in enumerate(self.sizes) if type(size) is int and size != -1}
 
 
 @dataclass
@@ -50,27 +74,53 @@ class TraceState:
     reads: set[tuple[str, int]] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     minted: dict[str, Label] = field(default_factory=dict)
-    context: ShapeContext = field(default_factory=ShapeContext)
-    modules: list[str] = field(default_factory=list)
+    context: ShapeContext = field(default_factory=lambda: ShapeContext(unknown=True))
+    modules: list[tuple[str, nn.Module]] = field(default_factory=list)
     _labels: dict[int, tuple[Tensor, Label]] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
+    _base: dict[int, int] = field(default_factory=dict)
+    _aliases: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rules = SizeRules(self.ids)
 
     def mint_parameters(self, model: nn.Module) -> None:
-        """Give every parameter and buffer one factor per axis; grouped weights get ids per group on axis 1."""
+        """Give every parameter and buffer one factor per axis; grouped weights get ids per group on axis 1.
+
+        The kernel's axes of convolution layers get none: nothing is removed there.
+        """
         for prefix, module in model.named_modules():
-            groups = getattr(module, "groups", 1)
+            groups = module.groups if isinstance(module, _ConvNd) else 1
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for local, tensor in own:
                 name = f"{prefix}.{local}" if prefix else local
                 if id(tensor) not in self._names:
-                    ragged = groups if local == "weight" and tensor.ndim >= 3 and isinstance(groups, int) else 1
+                    kernel = isinstance(module, _ConvNd) and local == "weight"
                     self._names[id(tensor)] = name
-                    self.minted[name] = self._mint(name, tensor.shape, ragged)
+                    self.minted[name] = self._mint(name, tensor.shape, groups if kernel else 1, 2 if kernel else None)
                     self._labels[id(tensor)] = (tensor, self.minted[name])
 
-    def _mint(self, name: str, shape: Sequence[int], groups: int) -> Label:
+    def follow_attributes(self, model: nn.Module) -> None:
+        """Replace the widths that torch's layers know by attributes, which slimming sets, by `Dim`."""
+        for module in model.modules():
+            tensor = module._parameters.get("weight")
+            if tensor is None or id(tensor) not in self._names:
+                continue
+            if isinstance(module, _ConvNd):
+                writes = int(module.transposed)
+                places = {"out_channels": writes, "in_channels": 1 - writes} if module.groups == 1 else {}
+                places |= {} if module.transposed else {"out_channels": 0}
+            elif isinstance(module, nn.Linear):
+                places = {"out_features": 0, "in_features": 1}
+            else:
+                places = {"num_features": 0} if isinstance(module, nn.modules.batchnorm._NormBase) else {}
+            for attribute, axis in places.items():
+                if vars(module).get(attribute) == tensor.shape[axis]:
+                    setattr(module, attribute, self.size(tensor, axis))
+
+    def _mint(self, name: str, shape: Sequence[int], groups: int, axes: int | None) -> Label:
         factors = []
-        for axis, size in enumerate(shape):
+        for axis, size in enumerate(shape[:axes]):
             if size == 1:
                 continue
             if axis == 1 and groups > 1 and shape[0] % groups == 0:
@@ -88,8 +138,16 @@ class TraceState:
     def label(self, tensor: Tensor) -> Label:
         if name := self._names.get(id(tensor)):
             self.used.add(name)
+        return self.peek(tensor)
+
+    def peek(self, tensor: Tensor) -> Label:
+        """The label of a tensor that is not used by this."""
         found = self._labels.get(id(tensor))
         return found[1] if found else ()
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether the tensor is one of the model's, or came from an operation."""
+        return id(tensor) in self._labels
 
     def set(self, tensor: Tensor, label: Iterable[Factor]) -> None:
         """Label a tensor. Ids are made canonical; factors that are frozen throughout are dropped."""
@@ -105,9 +163,27 @@ class TraceState:
                     factors.append(factor.with_ids(roots))
         self._labels[id(tensor)] = (tensor, tuple(factors))
 
+    def view(self, source: Tensor, out: Tensor) -> None:
+        """Note that ``out`` shares its memory with ``source``."""
+        base = self._base.get(id(source), id(source))
+        self._base[id(out)] = base
+        self._aliases.setdefault(base, [base]).append(id(out))
+
+    def written(self, tensor: Tensor) -> None:
+        """After a write to ``tensor``, its views and what it is a view of may hold something where masks had zeros."""
+        for key in self._aliases.get(self._base.get(id(tensor), id(tensor)), ()):
+            if key != id(tensor) and key in self._labels:
+                alias, label = self._labels[key]
+                self._labels[key] = (alias, tuple(Factor(factor.ids) for factor in label))
+
     @property
     def where(self) -> str:
-        return self.modules[-1] if self.modules else "the model"
+        return self.modules[-1][0] if self.modules else "the model"
+
+    @property
+    def layer(self) -> str | None:
+        """The name of the convolution layer that is being executed."""
+        return self.modules[-1][0] if self.modules and isinstance(self.modules[-1][1], _ConvNd) else None
 
     def freeze(self, factor: Factor, reason: str) -> None:
         self.ids.freeze(factor.ids, f"{reason}, in {self.where}")
@@ -148,6 +224,50 @@ class TraceState:
 
     def flat(self, factors: Sequence[Factor], shape: Sequence[int], dim: int) -> list[Ids]:
         return [full_ids(factor, shape, [dim]).ravel() for factor in factors]
+
+    def measure(self, label: Label, dim: int) -> tuple[list[Term], bool]:
+        """How the size of a dimension follows from what is kept, and whether it does so linearly."""
+        terms = []
+        for factor in label:
+            if dim in support(factor) and self.ids.find(factor.ids).any():
+                terms.append((factor.ids.shape[dim] / factor.ids.size, factor.ids))
+        return terms, len(terms) < 2
+
+    def size(self, tensor: Tensor, dim: int) -> int:
+        """The size of a dimension: a `Dim` where some of it may be removed."""
+        value = int(tensor.shape[dim])
+        terms, linear = self.measure(self.peek(tensor), dim)
+        if not terms:
+            return value
+        flat = terms[0][1].ravel() if linear and terms[0][1].size == value else None
+        return Dim(value, self.rules, terms, linear=linear, ids=flat)
+
+    def require_size(self, label: Label, dim: int, size: Dim, reason: str) -> None:
+        """A dimension must stay of the size that the code computes for it."""
+        terms, linear = self.measure(label, dim)
+        if linear and size.linear:
+            self.rules.constant([*terms, *((-share, ids) for share, ids in size.terms)], f"{reason}, in {self.where}")
+        else:
+            for _, ids in (*terms, *size.terms):
+                self.ids.freeze(ids, f"{reason}, in {self.where}")
+
+    def grown(self, label: list[Factor], out: Tensor, dims: Iterable[int]) -> None:
+        """Label dimensions that did not exist before, or were of size 1, by the size that was asked of them."""
+        for dim in dims:
+            size = self.context.asked(out.ndim)[dim]
+            if isinstance(size, Dim) and size.ids is not None:
+                label.append(Factor(size.ids.reshape([-1 if axis == dim else 1 for axis in range(out.ndim)])))
+            elif isinstance(size, Dim):
+                size.hold()
+            elif self.context.unknown:
+                self._freeze_width(int(out.shape[dim]))
+
+    def _freeze_width(self, width: int) -> None:
+        """Freeze all channel axes of a width that may have been asked for by code that is not seen."""
+        for _, label in list(self._labels.values()):
+            for factor in label:
+                if width in factor.ids.shape:
+                    self.freeze(factor, "its size is used by code that is not Python's")
 
     def require_equal(self, ids: Ids) -> None:
         """Rows of ``ids``, shape ``[rows, n]``, must keep equally many."""

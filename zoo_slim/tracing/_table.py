@@ -1,6 +1,6 @@
 """The table of rules: one small function per kind of ATen operation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +12,15 @@ __all__ = ["RULES", "Call", "Rule", "rule"]
 
 
 class Call:
-    """One executed operation: its arguments by name, defaults filled in, and what it returned."""
+    """One executed operation: its arguments by name, defaults filled in, and what it returned.
 
-    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        self.op, self.out = op, out
+    ``shape`` is that of the first argument before it was executed.
+    """
+
+    def __init__(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, shape: Sequence[int]
+    ) -> None:
+        self.op, self.out, self.shape = op, out, shape
         self.arguments = {argument.name: argument.default_value for argument in op._schema.arguments}
         self.arguments.update(zip(self.arguments, args, strict=False))
         self.arguments.update(kwargs)

@@ -1,5 +1,6 @@
 """One forward pass in each mode, and the facts it gave."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,14 +70,14 @@ def to_device(example: Example, device: str) -> Example:
 
 
 def _watch_modules(model: nn.Module, state: TraceState) -> None:
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: state.modules.append(name or "the model")
+    def enter(name: str, module: nn.Module) -> Callable[..., None]:
+        return lambda *_: state.modules.append((name or "the model", module))
 
     def leave(*_: Any) -> None:
         state.modules.pop()
 
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(enter(name))
+        module.register_forward_pre_hook(enter(name, module))
         module.register_forward_hook(leave, always_call=True)
 
 
@@ -87,7 +88,12 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
         SlimmingError: not even the evaluation pass runs, on meta tensors or on real ones.
     """
     try:
-        return _trace(meta_copy(model), to_device(example, "meta"))
+        facts = _trace(meta_copy(model), to_device(example, "meta"))
+        if facts.training is not None:
+            with contextlib.suppress(Exception):
+                real = _trace(copy.deepcopy(model), example)
+                facts = real if real.training is None else facts
+        return facts
     except Exception as meta_error:
         # Some forwards look at values: those run on real tensors, at the cost of a copy of the weights.
         try:
@@ -102,10 +108,12 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
 def _trace(model: nn.Module, example: Example) -> Trace:
     state = TraceState()
     state.mint_parameters(model)
+    state.follow_attributes(model)
     _watch_modules(model, state)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     failure = None
+    seen: set[str] = set()
     try:
         for training in (False, True):
             model.train(training)
@@ -117,7 +125,11 @@ def _trace(model: nn.Module, example: Example) -> Trace:
                 if not training:
                     raise
                 failure = str(error)
+                for name in state.used - seen:
+                    for factor in state.minted[name]:
+                        state.ids.freeze(factor.ids, f"its use in training mode is not known: {failure}")
                 break
+            seen = set(state.used)
             for tensor in tensors_in(outputs):
                 for factor in state.label(tensor):
                     state.ids.freeze(factor.ids, "it is an output of the model")
@@ -133,6 +145,12 @@ def _facts(model: nn.Module, state: TraceState, failure: str | None) -> Trace:
             for factor in label:
                 ids.freeze(factor.ids, "no operation of the forward pass uses it")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    grouped = {call.weight for call in state.convolutions}
+    for name, label in state.minted.items():
+        for factor in label:
+            if len(support(factor)) > 1 and name not in grouped:
+                ids.freeze(factor.ids, "the weight of a grouped convolution that does something else")
+    state.rules.settle(state.equal)
     positions: dict[str, dict[int, Ids]] = {}
     for name, label in state.minted.items():
         shape = tensors[name].shape

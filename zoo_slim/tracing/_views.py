@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from zoo_slim.tracing._dims import Dim
 from zoo_slim.tracing._labels import Factor, dim_groups, full_ids, reshape_factor, support
 from zoo_slim.tracing._pointwise import join
 from zoo_slim.tracing._state import TraceState
@@ -12,29 +15,47 @@ from zoo_slim.tracing._table import Call, rule
 __all__: list[str] = []
 
 _FIXED = "its size is a constant in the code"
+_MASKS = (torch.bool, torch.uint8)
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "expand", "unflatten")
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "unflatten")
 def reshape(state: TraceState, call: Call) -> None:
-    source, out = call.first, call.out
-    name = call.op._schema.name.removeprefix("aten::")
-    fixed = [dim for dim in range(out.ndim) if state.context.fixes(dim)]
-    label: list[Factor] = []
-    for factor in state.label(source):
-        if name == "expand":
-            lead = out.ndim - source.ndim
-            moved = factor.with_ids(factor.ids.reshape([1] * lead + list(factor.ids.shape)))
-        else:
-            moved = reshape_factor(factor, source.shape, out.shape)
-        if state.context.fixed is None:
-            fixed = _resized(source.shape, out.shape)
-        if held := set(fixed) & support(moved):
-            kept = state.keep_size(moved, held, _FIXED)
-            if kept is None:
-                continue
-            moved = kept
-        label.append(moved)
+    out, before = call.out, call.shape
+    fixed = set(_resized(before, out.shape)) if state.context.resized else state.context.fixed(out.ndim)
+    label = []
+    for factor in state.label(call.first):
+        moved: Factor | None = reshape_factor(factor, before, out.shape)
+        assert moved is not None
+        if held := fixed & support(moved):
+            moved = state.keep_size(moved, held, _FIXED)
+        if moved is not None:
+            label.append(moved)
+    _finish(state, out, label)
+
+
+def _finish(state: TraceState, out: Tensor, label: list[Factor]) -> None:
     state.set(out, label)
+    for dim, size in enumerate(state.context.asked(out.ndim)):
+        if isinstance(size, Dim):
+            state.require_size(state.label(out), dim, size, "the code gives it another tensor's size")
+
+
+@rule("expand")
+def expand(state: TraceState, call: Call) -> None:
+    source, out = call.first, call.out
+    lead = out.ndim - source.ndim
+    fixed = state.context.fixed(out.ndim)
+    label = []
+    for factor in state.label(source):
+        moved: Factor | None = factor.with_ids(factor.ids.reshape([1] * lead + list(factor.ids.shape)))
+        assert moved is not None
+        if held := fixed & support(moved):
+            moved = state.keep_size(moved, held, _FIXED)
+        if moved is not None:
+            label.append(moved)
+    before = [1] * lead + list(source.shape)
+    state.grown(label, out, [dim for dim, size in enumerate(out.shape) if size != before[dim]])
+    _finish(state, out, label)
 
 
 def _resized(old: Sequence[int], new: Sequence[int]) -> list[int]:
@@ -103,14 +124,37 @@ def split(state: TraceState, call: Call) -> None:
     sizes = [part.shape[dim] for part in call.outputs]
     for factor in state.label(source):
         if dim in support(factor):
-            if state.context.equal_parts and len(set(sizes)) == 1 and support(factor) == {dim}:
+            asked = _parts(state, factor, dim, len(sizes))
+            if asked is None and len(set(sizes)) == 1 and support(factor) == {dim}:
                 state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
+            elif asked:
+                start = 0
+                for size in asked:
+                    narrow = _narrow(factor, dim, start, start + int.__add__(size, 0))
+                    start += int.__add__(size, 0)
+                    state.require_size((narrow,), dim, size, "the code splits it by another tensor's size")
             else:
                 state.freeze(factor, "a split at positions that are constants in the code")
     start = 0
     for part, size in zip(call.outputs, sizes, strict=True):
         state.set(part, [_narrow(factor, dim, start, start + size) for factor in state.label(source)])
         start += size
+
+
+def _parts(state: TraceState, factor: Factor, dim: int, count: int) -> list[Dim] | None:
+    """The sizes that were asked for, if all follow tensors' own; None for equal parts, whatever their size."""
+    parts = list(state.context.parts) * (count if len(state.context.parts) == 1 else 1)
+    asked = [part for part in parts if isinstance(part, Dim) and part.linear]
+    if state.context.equal_parts:
+        return None
+    if len(asked) != count or len(parts) != count:
+        for part in parts:
+            if isinstance(part, Dim):
+                part.hold()
+        return []
+    share = -factor.ids.shape[dim] / factor.ids.size / count
+    same = all(not len(state.rules.total([*part.terms, (share, factor.ids)])[0]) for part in asked)
+    return None if same else asked
 
 
 def _narrow(factor: Factor, dim: int, start: int, stop: int) -> Factor:
@@ -120,7 +164,7 @@ def _narrow(factor: Factor, dim: int, start: int, stop: int) -> Factor:
 @rule("slice", "narrow")
 def slice_(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
-    whole = source.shape[dim] == call.out.shape[dim]
+    whole = source.shape[dim] == call.out.shape[dim] and not state.context.exact and not state.context.unknown
     label = []
     for factor in state.label(source):
         if dim not in support(factor) or whole:
@@ -141,6 +185,39 @@ def select(state: TraceState, call: Call) -> None:
             label.append(factor.with_ids(factor.ids.squeeze(dim)))
     for out in call.outputs:
         state.set(out, label)
+
+
+@rule("index", "_unsafe_index")
+def index(state: TraceState, call: Call) -> None:
+    """Positions picked by tensors of integers, of dimensions without channels."""
+    source, out, indices = call.first, call.out, call["indices"]
+    dims = [dim for dim, given in enumerate(indices) if given is not None]
+    given = [indices[dim] for dim in dims]
+    if any(tensor.dtype in _MASKS for tensor in given):
+        state.freeze_all(call.tensors, "picked by a mask")
+        state.set(out, ())
+        return
+    state.freeze_all(given, "numbers of what is picked")
+    new = out.ndim - source.ndim + len(dims)
+    place = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
+    label = []
+    for factor in state.label(source):
+        if set(dims) & support(factor):
+            state.freeze(factor, "channels picked by their numbers")
+        else:
+            shape = [size for dim, size in enumerate(factor.ids.shape) if dim not in dims]
+            label.append(factor.with_ids(factor.ids.reshape([*shape[:place], *[1] * new, *shape[place:]])))
+    state.set(out, label)
+
+
+@rule("index_select")
+def index_select(state: TraceState, call: Call) -> None:
+    source, dim = call.first, call["dim"] % call.first.ndim
+    state.freeze_all([call["index"]], "numbers of what is picked")
+    for factor in state.label(source):
+        if dim in support(factor):
+            state.freeze(factor, "channels picked by their numbers")
+    state.set(call.out, [factor for factor in state.label(source) if dim not in support(factor)])
 
 
 @rule("flip", "roll")
@@ -170,8 +247,8 @@ def pad(state: TraceState, call: Call) -> None:
                     break
                 ids = np.pad(ids, [(lead, tail) if axis == dim else (0, 0) for axis in range(ids.ndim)])
         else:
-            # Padding is not zero for every value, and never removed: what is known to be masked ends here.
-            label.append(Factor(ids))
+            zeros = call.op._schema.name == "aten::constant_pad_nd" and not call["value"]
+            label.append(Factor(ids, factor.reads if zeros else frozenset()))
     state.set(out, label)
 
 
@@ -184,6 +261,11 @@ def repeat(state: TraceState, call: Call) -> None:
         ids = factor.ids.reshape([1] * lead + list(factor.ids.shape))
         times = [count if ids.shape[dim] > 1 else 1 for dim, count in enumerate(call["repeats"])]
         label.append(factor.with_ids(np.tile(ids, times)))
+    before = [1] * lead + list(source.shape)
+    state.grown(label, out, [dim for dim, size in enumerate(before) if size == 1 and out.shape[dim] > 1])
+    for size, width in zip(state.context.asked(out.ndim), before, strict=True):
+        if isinstance(size, Dim) and width > 1:
+            size.hold()
     state.set(out, label)
 
 
