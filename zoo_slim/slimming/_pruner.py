@@ -31,7 +31,7 @@ class SlimPruner:
     Args:
         model: the network. It stays as it is.
         schema: a `PruningSchema`, or a file or dict in the new or the original tool's format. With the original's
-            format, `run` follows the original's rules to the channel. Not needed to apply a result.
+            format, `run` follows the original's rules, see `select_as_original`. Not needed to apply a result.
 
     Attributes:
         result: the `PruningResult` of the last `run` or `apply_pruning_result`.
@@ -136,6 +136,11 @@ def select_as_original(original: OriginalSchema, schema: PruningSchema, model: n
     }
     if not gammas:
         raise SlimmingError(f"this {type(model).__name__} has no BatchNorm2d with a scale to slim by")
+    for name in schema.norms:
+        if name not in gammas:
+            raise SchemaError(
+                f"the schema names {name!r}, which is no BatchNorm2d with a scale; the original knows no other"
+            )
     everything = np.sort(np.concatenate(list(gammas.values())))
     threshold = everything[int(len(everything) * ratio)]
     keep = np.ones(schema.channels, dtype=bool)

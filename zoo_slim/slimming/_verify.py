@@ -25,6 +25,7 @@ class Verification:
 
     Attributes:
         max_relative_difference: largest ``|slim - masked|`` over all outputs, over the largest ``|masked|``.
+        training_compared: whether the branches that only run in training are part of that.
         params: parameters of the original.
         slim_params: parameters of the slim network.
         trace_seconds: time to trace the original, seconds.
@@ -34,6 +35,7 @@ class Verification:
     params: int
     slim_params: int
     trace_seconds: float
+    training_compared: bool = False
 
     @property
     def exact(self) -> bool:
@@ -44,9 +46,11 @@ class Verification:
 def verify(
     model: nn.Module, result: PruningResult, example_input: Example, *, trace: Trace | None = None
 ) -> Verification:
-    """Compare the slim network with the masked original, in float64 and in evaluation mode.
+    """Compare the slim network with the masked original, in float64.
 
-    The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it.
+    The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it. Both are
+    compared in evaluation mode; and once more with their containers in training mode but all layers in evaluation mode,
+    which runs the branches that only run in training. A model that is random even so is not compared there.
 
     Args:
         model: the original network.
@@ -64,9 +68,25 @@ def verify(
     original = copy.deepcopy(model).double().eval()
     with torch.no_grad():
         slim = apply_result(original, result)
-        found = tensors_in(call_model(slim, example))
         mask_readers(original, result, facts.reads)
-        expected = tensors_in(call_model(original, example))
+        worst = _difference(tensors_in(call_model(slim, example)), tensors_in(call_model(original, example)))
+        compared = facts.training is None
+        if compared:
+            expected = _training_outputs(original, example)
+            compared = _difference(_training_outputs(original, example), expected) < TOLERANCE
+        if compared:
+            worst = max(worst, _difference(_training_outputs(slim, example), expected))
+    return Verification(worst, count_params(model), count_params(slim), seconds, compared)
+
+
+def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        module.training = next(module.children(), None) is not None
+    return tensors_in(call_model(model, example))
+
+
+def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
     if [out.shape for out in found] != [out.shape for out in expected]:
         raise SlimmingError("the slim network's outputs have other shapes than the original's")
     worst = 0.0
@@ -75,7 +95,7 @@ def verify(
             scale = float(other.abs().max()) or 1.0
             difference = float((one - other).abs().max()) / scale
             worst = max(worst, difference if difference == difference else float("inf"))
-    return Verification(worst, count_params(model), count_params(slim), seconds)
+    return worst
 
 
 def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple[str, int]]) -> None:
@@ -86,8 +106,8 @@ def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple
         if index is None:
             continue
         weight = tensors[name]
-        rows = index.reshape(-1, index.shape[-1])
-        mask = torch.zeros(len(rows), weight.shape[axis], dtype=weight.dtype).scatter_(1, rows, 1)
+        rows = index.reshape(-1, index.shape[-1]).to(weight.device)
+        mask = torch.zeros(len(rows), weight.shape[axis], dtype=weight.dtype, device=weight.device).scatter_(1, rows, 1)
         if len(rows) == 1:
             weight.data.mul_(mask.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)]))
         else:
