@@ -5,9 +5,13 @@ import torch
 from test_training_data import write_fashion
 from typer.testing import CliRunner
 
+from zoo_slim import trace
+from zoo_slim._errors import SchemaError
 from zoo_slim.checkpoint import origin_of, read_config
 from zoo_slim.cli import app
 from zoo_slim.loading import load
+from zoo_slim.registry import registry
+from zoo_slim.schema import write_schema
 from zoo_slim.training import Settings, TrainingError, evaluate, load_dataset
 from zoo_slim.training._pipeline import Data, finetune, measure, run_all, train
 
@@ -58,6 +62,35 @@ def test_resuming_a_finished_run_saves_again(trained, data):
 def test_classes_must_fit(data, tmp_path):
     with pytest.raises(TrainingError, match="num_classes is 7, but fashion-mnist has 10 classes"):
         train(NAME, data, SETTINGS, tmp_path, options={"num_classes": 7})
+
+
+@pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])
+def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
+    with pytest.raises(TrainingError, match="0 <= ratio < 1"):
+        run_all(NAME, data, SETTINGS, SETTINGS, ratio, tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("[]", "schema.json"),
+        (json.dumps({"format": "other"}), "schema.json"),
+        ("vgg", "does not have"),
+    ],
+)
+def test_wrong_schema_is_refused_before_training(data, tmp_path, content, message):
+    file = tmp_path / "schema.json"
+    if content == "vgg":
+        vgg = registry().find("vgg11_bn")
+        write_schema(trace(vgg.build(num_classes=10), vgg.example_input(size=32)), file)
+    elif content is not None:
+        file.write_text(content)
+    with pytest.raises(SchemaError, match=message):
+        run_all(NAME, data, SETTINGS, SETTINGS, 0.5, tmp_path / "run", options=OPTIONS, schema=file)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

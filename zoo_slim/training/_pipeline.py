@@ -13,6 +13,7 @@ from torch import nn
 from zoo_slim.training._data import Dataset, load_dataset
 from zoo_slim.training._evaluate import evaluate
 from zoo_slim.training._loop import fit
+from zoo_slim.training._preflight import check_ratio, check_schema
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError, seed_everything
 from zoo_slim.training._state import write_json
@@ -198,15 +199,21 @@ def run_all(
         ``test_accuracy_before_finetuning``; ``saved``, the folder of the last checkpoint.
 
     Raises:
-        TrainingError: neither an architecture nor ``base`` is given, or a run cannot go on.
+        TrainingError: neither an architecture nor ``base`` is given, the ratio is out of range, or a run cannot go on.
+        SchemaError: the schema cannot be read, or does not fit. Like the ratio, it is checked before anything is
+            trained.
     """
     from zoo_slim import SlimPruner, checkpoint, slim
 
+    check_ratio(ratio)
+    if architecture is None and base is None:
+        raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
     folder, dataset = Path(folder), _dataset(data)
+    if schema is not None:
+        check_schema(schema, _load(base) if base is not None else _structure(str(architecture), options, dataset))
     trained = base
     if trained is None:
-        if architecture is None:
-            raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
+        assert architecture is not None
         trained = train(
             architecture, dataset, settings, folder, options=options, start=start, resume=resume, command=command
         )
@@ -263,6 +270,15 @@ def _load(source: str | Path) -> nn.Module:
 
     text = str(source)
     return load(f"local-dir:{text}" if ":" not in text and Path(text).exists() else text)
+
+
+def _structure(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn.Module:
+    """The network that `train` builds, without weights."""
+    from zoo_slim.checkpoint._meta import build_on_meta
+    from zoo_slim.registry import registry
+
+    found = registry().find(name)
+    return build_on_meta(found, _with_classes(found, dict(options or {}), dataset))
 
 
 def _with_classes(architecture: Any, options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
