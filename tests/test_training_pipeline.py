@@ -12,7 +12,7 @@ from zoo_slim.cli import app
 from zoo_slim.loading import load
 from zoo_slim.registry import registry
 from zoo_slim.schema import write_schema
-from zoo_slim.training import Settings, TrainingError, evaluate, load_dataset
+from zoo_slim.training import Settings, TrainingError, _pipeline, evaluate, load_dataset
 from zoo_slim.training._pipeline import Data, finetune, measure, run_all, train
 
 SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
@@ -64,6 +64,18 @@ def test_classes_must_fit(data, tmp_path):
         train(NAME, data, SETTINGS, tmp_path, options={"num_classes": 7})
 
 
+def test_finetuning_again_and_again_keeps_the_latest_steps(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: {"test_accuracy": 0.5})
+    source = trained
+    for step in range(6):
+        source = finetune(source, data, SETTINGS, tmp_path / str(step), command=f"step {step}")
+    training, commands = read_config(source).training, []
+    while training:
+        commands.append(training["command"])
+        training = training.get("before")
+    assert commands == ["step 5", "step 4", "step 3", "step 2", "step 1"]
+
+
 @pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])
 def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
     with pytest.raises(TrainingError, match="0 <= ratio < 1"):
@@ -108,9 +120,13 @@ def test_all_in_one(trained, data, tmp_path):
     assert origin.variant == "0.5" and origin.base == summary["base"] and origin.result is not None
 
     assert run_all(None, data, SETTINGS, tuning, 0.5, tmp_path, base=trained, resume=True) == summary
+    slimming = origin.training["before"]
+    assert (slimming["ratio"], slimming["criterion"]) == (0.5, "bn_scale")
+    assert slimming["base"] == origin.training["base"] == read_config(trained).training
     tuned = finetune(variant, data, tuning, tmp_path / "more")
     again = origin_of(load(f"local-dir:{tuned}"))
     assert again.result == origin.result and again.base == origin.base
+    assert again.training["before"] == origin.training and again.training["epochs"] == 1
 
 
 @pytest.mark.slow

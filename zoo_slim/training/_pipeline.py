@@ -23,6 +23,9 @@ __all__ = ["Data", "finetune", "measure", "run_all", "train"]
 MODEL = "model"
 """Name of the slim checkpoint's folder inside a run's folder."""
 
+HISTORY = 4
+"""Earlier trainings and slimmings that a checkpoint's config records, the latest first."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -121,6 +124,7 @@ def finetune(
     dataset = _dataset(data)
     model = _load(source)
     _check_classes(model, dataset)
+    before = _training_of(model)
     last = fit(model, dataset, settings, folder, resume)
     target = Path(folder) / MODEL
     checkpoint.save(
@@ -129,7 +133,7 @@ def finetune(
         classes=dataset.classes,
         input=_input(dataset),
         metrics=_metrics(model, dataset, last["test_accuracy"]),
-        training=_provenance(dataset, settings, command),
+        training=_provenance(dataset, settings, command) | _history(before),
     )
     return target
 
@@ -235,6 +239,13 @@ def run_all(
         before = _accuracy(slimmed, tested, settings)
         announce(f"slimmed at ratio {ratio:g}: test accuracy {before:.4f} before fine-tuning")
         variant = f"{ratio:g}"
+        slimming = {
+            **({"command": command} if command else {}),
+            "criterion": "bn_scale",
+            "ratio": ratio,
+            **({"schema": Path(schema).name} if schema is not None else {}),
+            "base": _training_of(whole),
+        }
         last = fit(slimmed, dataset, tuning, folder / f"finetune-{variant}", resume)
         metrics = {
             **_metrics(slimmed, dataset, last["test_accuracy"]),
@@ -248,7 +259,7 @@ def run_all(
             classes=dataset.classes,
             input=_input(dataset),
             metrics=metrics,
-            training=_provenance(dataset, tuning, command),
+            training=_provenance(dataset, tuning, command) | _history(slimming),
             base=base_metrics,
         )
         summary |= {"ratio": ratio, "slim": metrics, "saved": str(target)}
@@ -338,4 +349,28 @@ def _provenance(dataset: Dataset, settings: Settings, command: str | None) -> di
         "epochs": settings.epochs,
         "settings": settings.as_dict(),
         "versions": versions,
+    }
+
+
+def _training_of(model: nn.Module) -> dict[str, Any]:
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(model)
+    return dict(origin.training) if origin is not None else {}
+
+
+def _history(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of how the network came to be before this training: ``before``, and the base's ``base``."""
+    if not before:
+        return {}
+    kept = _shortened(before, HISTORY)
+    return {"before": kept, **({"base": kept["base"]} if "base" in kept else {})}
+
+
+def _shortened(training: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The record without what is nested more than ``levels`` deep, which a checkpoint's config does not take."""
+    return {
+        key: _shortened(value, levels - 1) if key in ("before", "base") and isinstance(value, Mapping) else value
+        for key, value in training.items()
+        if levels > 1 or key not in ("before", "base")
     }
