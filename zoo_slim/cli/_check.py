@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_checkpoint", "check_network"]
 
+ORIGINAL_FAILS = "original fails"
 SMALL = 96
 """Side of the images that are tried first: most networks take any size, and small ones are quick."""
 
@@ -111,9 +112,11 @@ def _first_that_works(attempt: Any, architecture: Architecture, size: int | None
     for side in [size] if size is not None else [*small, None]:
         try:
             report: dict[str, Any] = attempt(side)
-            return report
         except Exception as caught:  # of whatever kind: it is the network's forward that fails
             error = caught
+            continue
+        if report["training_step"] != ORIGINAL_FAILS or side not in small:
+            return report
     return {"ok": False, "exact": False, "error": f"{type(error).__name__}: {error}"}
 
 
@@ -155,5 +158,5 @@ def _training_step(model: "nn.Module", result: PruningResult, example: torch.Ten
         try:
             training_step(copy.deepcopy(model), example)
         except Exception:
-            return "original fails"
+            return ORIGINAL_FAILS
         return "fails"
