@@ -8,7 +8,7 @@ import torch
 from cli_helpers import NAME, build_tiny, register_tiny, run, save_base, save_slim
 from torch import nn
 
-from zoo_slim import checkpoint, loading, trace
+from zoo_slim import SlimPruner, checkpoint, loading, trace
 from zoo_slim.cli import _check
 from zoo_slim.cli._channels import kept_per_group, removed
 from zoo_slim.registry import registry
@@ -73,20 +73,61 @@ def test_slim_keeps_a_minimum_and_leaves_weights_out(zoo_slim, base):
     assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [3, 3]
 
 
-@pytest.mark.parametrize("original", [False, True])
-def test_slim_by_a_schema(zoo_slim, base, tmp_path, original):
+def test_slim_by_a_schema(zoo_slim, base, tmp_path):
     file = tmp_path / "schema.json"
-    if original:
-        fixed = {"fixed_bn_ratio": [{"name": "bn1", "ratio": 0.25}]}
-        file.write_text(json.dumps({**ORIGINAL, **fixed}))
-    else:
-        write_schema(trace(build_tiny(), torch.rand(2, 3, 32, 32)), file)
-        document = json.loads(file.read_text())
-        document["groups"]["conv1"]["ratio"] = 0.25
-        file.write_text(json.dumps(document))
+    write_schema(trace(build_tiny(), torch.rand(2, 3, 32, 32)), file)
+    document = json.loads(file.read_text())
+    document["groups"]["conv1"]["ratio"] = 0.25
+    file.write_text(json.dumps(document))
     assert zoo_slim("slim", "base", "--ratio", "0.5", "--schema", file).code == 0
     result = checkpoint.origin_of(loading.load(f"local-dir:{base}", "0.5")).result
     assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [6, 4]
+
+
+@pytest.mark.parametrize("extra", [{}, {"fixed_bn_ratio": [{"name": "bn1", "ratio": 0.25}]}])
+def test_slim_by_an_original_schema_follows_its_rules(zoo_slim, base, tmp_path, extra):
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps({**ORIGINAL, **extra}))
+    model = checkpoint.load_folder(base)
+    with torch.no_grad():
+        model.bn1.weight.fill_(0.01)  # all below the threshold: the original keeps two of them, our minimum one
+        model.bn2.weight.copy_(torch.linspace(0.1, 1, 8))
+    checkpoint.save(model, tmp_path / "uneven")
+    pruner = SlimPruner(model, file)
+    pruner.run(prune_ratio=0.6)
+    ran = zoo_slim("slim", "uneven", "--ratio", "0.6", "--schema", file)
+    assert ran.code == 0 and "of 8" in ran.out
+    slimmed = loading.load(f"local-dir:{tmp_path / 'uneven'}", "0.6")
+    kept = checkpoint.origin_of(slimmed).result.kept
+    assert kept.keys() == pruner.result.kept.keys()
+    for name, axes in pruner.result.kept.items():
+        assert all(torch.equal(kept[name][axis], index) for axis, index in axes.items())
+    # the threshold is the tenth of the 16 scales, and only what is greater stays
+    assert [len(kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [6 if extra else 2, 6]
+    assert torch.equal(slimmed.bn2.weight, pruner.pruned_model.bn2.weight)
+
+
+def test_an_original_schema_that_breaks_the_network_is_refused(zoo_slim, base, tmp_path):
+    broken = {"modules": [*ORIGINAL["modules"][:2], {"name": "fc", "prev_bn": "", "next_bn": ""}]}
+    (tmp_path / "schema.json").write_text(json.dumps(broken))
+    ran = zoo_slim("slim", "base", "--ratio", "0.5", "--schema", "schema.json")
+    assert (ran.code, ran.out) == (1, "") and "Traceback" not in ran.err and ran.err.startswith("zoo-slim: ")
+    assert sorted(path.name for path in base.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--params", "0.5"), "--params"),
+        (("--macs", "0.5"), "--macs"),
+        (("--ratio", "0.5", "--criterion", "bn_scale"), "--criterion"),
+        (("--ratio", "0.5", "--minimum", "3", "--rounding", "eight"), "--minimum and --rounding"),
+    ],
+)
+def test_an_original_schema_takes_the_ratio_alone(zoo_slim, base, tmp_path, words, named):
+    (tmp_path / "schema.json").write_text(json.dumps(ORIGINAL))
+    ran = zoo_slim("slim", "base", "--schema", "schema.json", *words)
+    assert (ran.code, ran.out) == (2, "") and f"{named} cannot be given" in " ".join(ran.err.split())
 
 
 def test_slim_measures_accuracy(zoo_slim, tmp_path):

@@ -9,9 +9,7 @@ from zoo_slim.cli._options import Options, example, parse_options
 from zoo_slim.cli._output import console, printable, size, status
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from zoo_slim.schema import PruningSchema
+    from zoo_slim.schema import OriginalSchema, PruningSchema
 
 __all__ = ["add_commands", "read_any"]
 
@@ -62,16 +60,16 @@ def schema(
     console(stderr=True).print(f"{name}: {how}, {counts}" + (f", saved {output}" if output else ""))
 
 
-def read_any(file: Path, model: "nn.Module") -> "PruningSchema":
+def read_any(file: Path) -> "PruningSchema | OriginalSchema":
     """Read a schema file of the new or the original tool's format.
 
     Raises:
-        SchemaError: it is neither, or an original one does not fit the model.
+        SchemaError: it is neither.
     """
     import json
 
     from zoo_slim._errors import SchemaError
-    from zoo_slim.schema import convert_original, parse_original, read_schema
+    from zoo_slim.schema import parse_original, read_schema
 
     try:
         document = json.loads(file.read_bytes())
@@ -81,4 +79,4 @@ def read_any(file: Path, model: "nn.Module") -> "PruningSchema":
         raise SchemaError(f"{file} is not JSON: {printable(str(error))}") from None
     if isinstance(document, dict) and "format" in document:
         return read_schema(file)
-    return convert_original(parse_original(document, str(file)), model)
+    return parse_original(document, str(file))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_slim.checkpoint import Config
+    from zoo_slim.result import PruningResult
+    from zoo_slim.schema import OriginalSchema, PruningSchema
 
 __all__ = ["add_commands"]
 
@@ -26,6 +28,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def slim(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="A trained network: a registered name, hf-hub:org/name or a folder.")],
     ratio: Annotated[float | None, typer.Option("--ratio", help="Share of the channels to remove, 0 to 1.")] = None,
     params: Annotated[
@@ -38,7 +41,10 @@ def slim(
     ] = "0.02",
     rounding: Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow.")] = None,
     schema: Annotated[
-        Path | None, typer.Option("--schema", help="Schema file, of either format. Default: bundled or traced.")
+        Path | None,
+        typer.Option(
+            "--schema", help="Schema file; the original tool's format means its rules. Default: bundled or traced."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to be made. Default: SOURCE/pruned-VARIANT.")
@@ -65,12 +71,16 @@ def slim(
     from zoo_slim._errors import CheckpointError
     from zoo_slim.checkpoint._config import check_variant
     from zoo_slim.registry import registry
+    from zoo_slim.schema import OriginalSchema
 
     budget, tag = _budget(ratio, params, macs)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
     least = parse_share(minimum, "--minimum")
+    given = None if schema is None else read_any(schema)
+    if isinstance(given, OriginalSchema):
+        _refuse_beside_original(context)
     folder = find_folder(source)
     target = _target(source, folder, output, tag)
     with status(f"loading {source}"):
@@ -81,17 +91,19 @@ def slim(
     example_input = example_of(registry().find(config.architecture), config, 2)
     torch.manual_seed(seed)
     with status("slimming"):
-        groups = None if schema is None else read_any(schema, model)
-        slimmed, result = slim_model(
-            model,
-            criterion=criterion,
-            example_input=example_input,
-            schema=groups,
-            minimum=least,
-            rounding=rounding,
-            **budget,  # type: ignore[arg-type]
-        )
-        groups = groups or trace(model, example_input)  # to draw
+        if isinstance(given, OriginalSchema):
+            slimmed, result, groups = _slim_as_original(model, given, budget["ratio"], example_input)
+        else:
+            slimmed, result = slim_model(
+                model,
+                criterion=criterion,
+                example_input=example_input,
+                schema=given,
+                minimum=least,
+                rounding=rounding,
+                **budget,  # type: ignore[arg-type]
+            )
+            groups = given or trace(model, example_input)  # to draw
     metrics = _measured(slimmed, example_input)
     weights_file = config.files[checkpoint.MODEL]
     base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
@@ -129,6 +141,36 @@ def _budget(ratio: float | None, params: str | None, macs: str | None) -> tuple[
         return {"ratio": ratio}, f"{ratio:g}"
     ((name, text),) = given.items()
     return {name: parse_count(str(text), f"--{name}")}, f"{name}-{text}"
+
+
+def _refuse_beside_original(context: typer.Context) -> None:
+    """Refuse options that the original's rules leave no room for: its schema files say it themselves."""
+    given = [
+        f"--{name}"
+        for name in ("params", "macs", "criterion", "minimum", "rounding")
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(
+            f"{' and '.join(given)} cannot be given with a schema of the original tool's format, whose rules take "
+            "--ratio alone; convert the file with zoo-slim schema NAME --from-original FILE"
+        )
+
+
+def _slim_as_original(
+    model: "nn.Module", schema: "OriginalSchema", ratio: float, example_input: "Tensor"
+) -> "tuple[nn.Module, PruningResult, PruningSchema]":
+    """Return the slim network, its result, and the groups that the schema means."""
+    from zoo_slim import SlimPruner
+    from zoo_slim.schema import convert_original
+    from zoo_slim.slimming._slim import run_check
+    from zoo_slim.tracing import meta_copy
+
+    pruner = SlimPruner(model, schema)
+    pruner.run(prune_ratio=ratio)
+    assert pruner.result is not None
+    run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
+    return pruner.pruned_model, pruner.result, convert_original(schema, model)
 
 
 def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
