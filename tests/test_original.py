@@ -196,7 +196,7 @@ def test_depthwise_convolutions_follow_their_norms() -> None:
                 dw=nn.Conv2d(4, 4, 3, groups=4),
                 bn2=nn.BatchNorm2d(4),
                 out=nn.Conv2d(4, 2, 1),
-            )  # fmt: skip
+            )
         )
     )
     set_scales(model, SCALES)
