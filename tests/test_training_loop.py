@@ -23,15 +23,15 @@ from zoo_slim.training import (
     seed_everything,
 )
 from zoo_slim.training import _loop as loop
-from zoo_slim.training._state import read_state, write_state
+from zoo_slim.training._state import digest_of, read_state, write_state
 
 TIMES = ("seconds", "images_per_second")
 
 
-def toy_data(count: int = 48, seed: int = 0) -> ImageTensors:
+def toy_data(count: int = 48, seed: int = 0, size: int = 8) -> ImageTensors:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    images = torch.randint(0, 120, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 120, (count, 3, size, size), generator=generator, dtype=torch.uint8)
     images[torch.arange(count), labels] += 100
     return ImageTensors("toy", ("r", "g", "b"), images, labels, images, labels, (0.4,) * 3, (0.2,) * 3)
 
@@ -191,12 +191,40 @@ def test_finished_run_returns_at_once(uninterrupted, monkeypatch):
         ({}, {}, {"sparsity": 0.0}, "settings sparsity = 0.001, now it is 0.0"),
         ({}, {}, {"epochs": 4}, "settings epochs = 3, now it is 4"),
         ({}, {"count": 24}, {}, "dataset train_count = 48, now it is 24"),
+        ({}, {"size": 9}, {}, r"dataset input_size = \[3, 8, 8\], now it is \[3, 9, 9\]"),
         ({"width": 7}, {}, {}, "model shapes_sha256"),
     ],
 )
 def test_resuming_another_run_is_refused(uninterrupted, model, data, settings, message):
     with pytest.raises(TrainingError, match=message):
         fit(toy_model(**model), toy_data(**data), changed(**settings), uninterrupted[1], resume=True)
+
+
+def test_identity_must_stay_the_same(tmp_path):
+    short = changed(epochs=1, warmup_epochs=0)
+    given = {"architecture": "toy", "options": {"width": 6}, "source_sha256": None}
+    first = fit(toy_model(), toy_data(), short, tmp_path, identity=given)
+    for other, message in (
+        ({**given, "architecture": "other"}, "model architecture = 'toy', now it is 'other'"),
+        ({**given, "options": {}}, r"model options = \{'width': 6\}, now it is \{\}"),
+        ({**given, "source_sha256": "0"}, "model source_sha256 = None, now it is '0'"),
+        (None, "model architecture = 'toy', now it is None"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            fit(toy_model(), toy_data(), short, tmp_path, resume=True, identity=other)
+    assert fit(toy_model(), toy_data(), short, tmp_path, resume=True, identity=given) == first
+
+
+def test_digest_depends_on_names_shapes_dtypes_and_values():
+    states = [
+        {"a": torch.zeros(2, 3), "b": torch.tensor(0)},
+        {"a": torch.zeros(3, 2), "b": torch.tensor(0)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32), "b": torch.tensor(0)},
+        {"a": torch.zeros(2, 3), "c": torch.tensor(0)},
+        {"a": torch.zeros(2, 3), "b": torch.tensor(1)},
+    ]
+    assert len({digest_of(state) for state in states}) == len(states)
+    assert digest_of({"a": torch.eye(3).t()}) == digest_of({"a": torch.eye(3)})
 
 
 def test_folder_with_a_run_is_refused(uninterrupted):

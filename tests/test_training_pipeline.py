@@ -59,6 +59,17 @@ def test_resuming_a_finished_run_saves_again(trained, data):
         train(NAME, data, SETTINGS, trained.parent, options=OPTIONS)
 
 
+def test_resuming_with_another_source_is_refused(trained, data, tmp_path):
+    finetune(trained, data, SETTINGS, tmp_path / "run")
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["model"]["architecture"] == NAME and described["model"]["options"]["stem"] == "cifar"
+    assert described["dataset"]["input_size"] == [3, 32, 32]
+    with pytest.raises(TrainingError, match="source_sha256"):
+        finetune(tmp_path / "run" / "model", data, SETTINGS, tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match=r"options = .*zero_init_residual"):
+        train(NAME, data, SETTINGS, trained.parent, options={**OPTIONS, "zero_init_residual": True}, resume=True)
+
+
 def test_classes_must_fit(data, tmp_path):
     with pytest.raises(TrainingError, match="num_classes is 7, but fashion-mnist has 10 classes"):
         train(NAME, data, SETTINGS, tmp_path, options={"num_classes": 7})

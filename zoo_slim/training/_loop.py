@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,18 @@ __all__ = ["fit"]
 WARMUP_START = 0.01
 """The warm-up starts at this fraction of the learning rate."""
 
+RECORDED_LATER = frozenset({"input_size", "architecture", "options", "source_sha256"})
+"""A ``run.json`` without these is resumed without comparing them."""
+
 
 def fit(
-    model: nn.Module, dataset: Dataset, settings: Settings, folder: str | Path, resume: bool = False
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    folder: str | Path,
+    resume: bool = False,
+    *,
+    identity: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place and record the run in ``folder``.
 
@@ -54,6 +64,7 @@ def fit(
         folder: one run per folder.
         resume: go on with the run in ``folder``; one that is finished returns at once. The model must be the one the
             run was started with, its weights may be any.
+        identity: what else tells this model from others, ready for JSON; it must be the same when the run is resumed.
 
     Returns:
         The last line of ``metrics.jsonl``: ``epoch`` (counted from 1), ``learning_rate`` (of the last step),
@@ -65,7 +76,7 @@ def fit(
             state is damaged, or the loss is no longer finite.
     """
     folder = Path(folder)
-    _claim(folder, _description(model, dataset, settings), resume)
+    _claim(folder, _description(model, dataset, settings, identity or {}), resume)
     run = _Run(model, dataset.limited(settings.limit) if settings.limit else dataset, settings, folder)
     run.restore()
     while run.epoch < settings.epochs:
@@ -74,17 +85,19 @@ def fit(
     return run.close()
 
 
-def _description(model: nn.Module, dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _description(model: nn.Module, dataset: Dataset, settings: Settings, identity: Mapping[str, Any]) -> dict[str, Any]:
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     return {
         "settings": settings.as_dict(),
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
+            "input_size": list(dataset.input_size),
             "train_count": dataset.train_count,
             "test_count": dataset.test_count,
         },
         "model": {
+            **identity,
             "class": type(model).__name__,
             "shapes_sha256": hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest(),
         },
@@ -104,9 +117,11 @@ def _claim(folder: Path, description: dict[str, Any], resume: bool) -> None:
     recorded = read_json(file)
     for part, values in description.items():
         before = recorded.get(part)
-        for name, value in values.items():
-            old = before.get(name) if isinstance(before, dict) else None
-            if value != old and name not in FREE_TO_CHANGE:
+        before = before if isinstance(before, dict) else {}
+        for name in {**values, **before}:
+            value, old = values.get(name), before.get(name)
+            unknown = name in RECORDED_LATER and name not in before
+            if value != old and name not in FREE_TO_CHANGE and not unknown:
                 raise TrainingError(
                     f"{folder} holds a run with {part} {name} = {old!r}, now it is {value!r}: "
                     "resume with the same, or choose another folder"

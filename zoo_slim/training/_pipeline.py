@@ -16,7 +16,7 @@ from zoo_slim.training._loop import fit
 from zoo_slim.training._preflight import check_ratio, check_schema
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError, seed_everything
-from zoo_slim.training._state import write_json
+from zoo_slim.training._state import digest_of, write_json
 
 __all__ = ["Data", "finetune", "measure", "run_all", "train"]
 
@@ -75,14 +75,16 @@ def train(
     options = _with_classes(found, dict(options or {}), dataset)
     seed_everything(settings.seed)
     model = found.build(**options)
+    identity: dict[str, Any] = {"architecture": found.name, "options": options, "source_sha256": None}
     if start is not None:
         source = _load(start)
+        identity["source_sha256"] = digest_of(source.state_dict())
         _check_classes(source, dataset)
         try:
             model.load_state_dict(source.state_dict())
         except RuntimeError as error:
             raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
-    last = fit(model, dataset, settings, folder, resume)
+    last = fit(model, dataset, settings, folder, resume, identity=identity)
     target = Path(folder) / MODEL
     checkpoint.save(
         model,
@@ -125,7 +127,7 @@ def finetune(
     model = _load(source)
     _check_classes(model, dataset)
     before = _training_of(model)
-    last = fit(model, dataset, settings, folder, resume)
+    last = fit(model, dataset, settings, folder, resume, identity=_identity(model))
     target = Path(folder) / MODEL
     checkpoint.save(
         model,
@@ -246,7 +248,8 @@ def run_all(
             **({"schema": Path(schema).name} if schema is not None else {}),
             "base": _training_of(whole),
         }
-        last = fit(slimmed, dataset, tuning, folder / f"finetune-{variant}", resume)
+        run = folder / f"finetune-{variant}"
+        last = fit(slimmed, dataset, tuning, run, resume, identity=_identity(slimmed))
         metrics = {
             **_metrics(slimmed, dataset, last["test_accuracy"]),
             "test_accuracy_before_finetuning": before,
@@ -350,6 +353,15 @@ def _provenance(dataset: Dataset, settings: Settings, command: str | None) -> di
         "settings": settings.as_dict(),
         "versions": versions,
     }
+
+
+def _identity(source: nn.Module) -> dict[str, Any]:
+    """What tells the network of a checkpoint from others."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(source)
+    built = {"architecture": origin.architecture, "options": origin.options} if origin is not None else {}
+    return {**built, "source_sha256": digest_of(source.state_dict())}
 
 
 def _training_of(model: nn.Module) -> dict[str, Any]:

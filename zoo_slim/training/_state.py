@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from zoo_slim.training._settings import TrainingError
 
-__all__ = ["read_json", "read_state", "write_json", "write_state"]
+__all__ = ["digest_of", "read_json", "read_state", "write_json", "write_state"]
 
 FORMAT = {"format": "zoo_slim.training_state", "version": 1}
 
@@ -95,6 +96,15 @@ def write_file(file: Path, data: bytes) -> None:
 def write_json(file: Path, value: Any) -> None:
     """Write ``value`` as JSON, atomically."""
     write_file(file, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a state dict: names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:
