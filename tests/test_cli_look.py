@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 import torch
-from cli_helpers import CLASSES, NAME, register_tiny, run, save_picture, save_slim
+from cli_helpers import CLASSES, NAME, build_tiny, register_tiny, run, save_picture, save_slim
 from PIL import Image
 from rich.console import Console
 
-from zoo_slim import checkpoint, loading
+from zoo_slim import checkpoint, loading, slim
+from zoo_slim._errors import CheckpointError
 from zoo_slim.cli._images import classify, prepare, read_image
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
@@ -166,6 +167,29 @@ def test_damaged_checkpoint(zoo_slim, bundled, tmp_path):
     (copy / "pruned-0.5" / "config.json").write_text("{")
     ran = zoo_slim("info", copy, "--pruned", "0.5")
     assert ran.code == 1 and "config.json" in ran.err
+
+
+@pytest.mark.parametrize("how", ["replaced", "longer", "outside"])
+def test_a_tampered_result_is_refused_as_by_load(zoo_slim, bundled, tmp_path, how):
+    copy = shutil.copytree(bundled, tmp_path / "copy")
+    result = copy / "pruned-0.5" / checkpoint.PRUNING
+    if how == "replaced":  # by a valid one, which config.json does not tell of
+        torch.manual_seed(1)
+        model, other = slim(build_tiny(), ratio=0.25, example_input=torch.rand(2, 3, 32, 32))
+        checkpoint.save(model, tmp_path / "other", architecture=NAME, options={}, result=other)
+        shutil.copyfile(tmp_path / "other" / checkpoint.PRUNING, result)
+    elif how == "longer":
+        result.write_bytes(result.read_bytes() + b" ")
+    else:
+        result.replace(tmp_path / "elsewhere")
+        result.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_folder(copy / "pruned-0.5")
+    assert ("leads out" if how == "outside" else "SHA-256") in str(caught.value)
+    for words in (("info",), ("report", "--output", tmp_path / "x.png"), ("verify",)):
+        ran = zoo_slim(words[0], copy, "--pruned", "0.5", *words[1:])
+        assert (ran.code, ran.out) == (1, "")
+        assert str(caught.value) in ran.err and "Traceback" not in ran.err
 
 
 def test_predict(zoo_slim, bundled, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,28 @@ from zoo_slim.checkpoint._weights import assign, read_weights
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 
-__all__ = ["load_folder", "read_config", "resolve_device", "variants"]
+__all__ = ["Skeleton", "check_dtype", "load_folder", "read_config", "read_skeleton", "resolve_device", "variants"]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A checkpoint's network without its weights.
+
+    Attributes:
+        architecture: what its ``config.json`` names.
+        config: that file.
+        options: what the architecture was built with, checked.
+        original: the whole network, on the meta device.
+        result: what was kept of it; None where it is not slim.
+        model: the checkpoint's own network, on the meta device; ``original`` where it is not slim.
+    """
+
+    architecture: Architecture
+    config: Config
+    options: dict[str, Any]
+    original: nn.Module
+    result: PruningResult | None
+    model: nn.Module
 
 
 def read_config(folder: str | os.PathLike[str]) -> Config:
@@ -35,6 +57,16 @@ def read_config(folder: str | os.PathLike[str]) -> Config:
 def variants(folder: str | os.PathLike[str]) -> list[str]:
     """Return the tags of the variants in a base checkpoint's folder, sorted; ``[]`` where there are none."""
     return list_variants(Path(folder))
+
+
+def read_skeleton(folder: str | os.PathLike[str]) -> Skeleton:
+    """Read what a checkpoint holds besides its weights, validated as for loading.
+
+    Raises:
+        CheckpointError: naming the file and field that is missing, damaged or does not fit.
+        RegistryError: the architecture is not installed, or does not take an option.
+    """
+    return read_consistently(Path(folder), lambda place: _read_skeleton(place, {}))
 
 
 def load_folder(
@@ -59,8 +91,7 @@ def load_folder(
         RegistryError: the architecture is not installed, or does not take an option.
     """
     where = resolve_device(device)
-    if dtype is not None and not dtype.is_floating_point:
-        raise CheckpointError(f"load: dtype must be a floating one, found {dtype}")
+    check_dtype(dtype)
     return read_consistently(Path(folder), lambda place: _load(place, pretrained, where, dtype, dict(options or {})))
 
 
@@ -70,6 +101,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"load: device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise CheckpointError where a network's weights cannot be cast to the dtype."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise CheckpointError(f"load: dtype must be a floating one, such as torch.float16, found {dtype!r}")
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -97,12 +134,9 @@ def _read_config(folder: Path) -> Config:
 def _load(
     folder: Path, pretrained: bool, device: torch.device, dtype: torch.dtype | None, options: dict[str, Any]
 ) -> nn.Module:
-    config = _read_config(folder)
-    architecture = registry().find(config.architecture)
-    checked = architecture.check(_merge(config, options, architecture, folder))
-    original = build_on_meta(architecture, checked)
-    result = _read_result(folder, config, original) if PRUNING in config.files else None
-    model = _apply(original, result, folder)
+    bones = _read_skeleton(folder, options)
+    architecture, config, checked = bones.architecture, bones.config, bones.options
+    original, result, model = bones.original, bones.result, bones.model
     if pretrained:
         weights, stored = _read_weights(folder, config, original, model, result)
         before, after = getattr(torch, stored.stored_dtype), dtype or getattr(torch, stored.dtype)
@@ -127,6 +161,15 @@ def _load(
         base=config.base,
     )
     return attach_origin(model.to(device=device, dtype=dtype).eval(), origin)
+
+
+def _read_skeleton(folder: Path, options: dict[str, Any]) -> Skeleton:
+    config = _read_config(folder)
+    architecture = registry().find(config.architecture)
+    checked = architecture.check(_merge(config, options, architecture, folder))
+    original = build_on_meta(architecture, checked)
+    result = _read_result(folder, config, original) if PRUNING in config.files else None
+    return Skeleton(architecture, config, checked, original, result, _apply(original, result, folder))
 
 
 def _merge(config: Config, given: dict[str, Any], architecture: Architecture, folder: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_slim import slim
-from zoo_slim._errors import SlimmingError, ZooSlimError
+from zoo_slim._errors import CheckpointError, SlimmingError, ZooSlimError
 from zoo_slim.checkpoint import Config
 from zoo_slim.cli._channels import removable, removed
-from zoo_slim.cli._checkpoints import find_folder, skeleton
+from zoo_slim.cli._checkpoints import find_folder
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
@@ -84,12 +84,12 @@ def check_checkpoint(name: str, pruned: str, size: int | None = None, seed: int 
     Raises:
         ZooSlimError: there is no such checkpoint, or it is damaged.
     """
-    from zoo_slim.checkpoint import PRUNING, read_result
-    from zoo_slim.checkpoint._meta import shapes_of
+    from zoo_slim.checkpoint._load import read_skeleton
 
-    folder = find_folder(name, pruned, weights=False)
-    architecture, config, original, _ = skeleton(folder)
-    result = read_result(folder / PRUNING, shapes_of(original))
+    skeleton = read_skeleton(find_folder(name, pruned, weights=False))
+    architecture, config, result = skeleton.architecture, skeleton.config, skeleton.result
+    if result is None:
+        raise CheckpointError(f"variant {pruned!r} of {name!r} is not slim: all of its channels were kept")
 
     def attempt(side: int | None) -> dict[str, Any]:
         model = randomize(architecture.build(**config.options), seed)

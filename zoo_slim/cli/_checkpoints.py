@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from zoo_slim.cli._options import place
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from zoo_slim.checkpoint import Config
     from zoo_slim.registry import Architecture
 
-__all__ = ["example_of", "find_folder", "skeleton"]
+__all__ = ["example_of", "find_folder"]
 
 
 def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -> Path:
@@ -50,27 +50,6 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
                 lines[-1] += f"; its variants are {', '.join(known)}: add --pruned {known[-1]}"
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
     raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))
-
-
-def skeleton(folder: Path) -> "tuple[Architecture, Config, nn.Module, nn.Module]":
-    """Return the architecture of a checkpoint, its config, and its original and its own network without weights.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged.
-        RegistryError: its architecture is not installed.
-    """
-    from zoo_slim.checkpoint import PRUNING, read_config, read_result
-    from zoo_slim.checkpoint._meta import build_on_meta, shapes_of
-    from zoo_slim.registry import registry
-    from zoo_slim.result import apply_result
-
-    config = read_config(folder)
-    architecture = registry().find(config.architecture)
-    original = build_on_meta(architecture, architecture.check(config.options))
-    if PRUNING not in config.files:
-        return architecture, config, original, original
-    result = read_result(folder / PRUNING, shapes_of(original))
-    return architecture, config, original, apply_result(original, result)
 
 
 def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1) -> "Tensor":

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
+from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import AsJson, Name, Pruned, example, place
 from zoo_slim.cli._output import amount, console, facts, percent, size, status, table
 
@@ -57,9 +57,12 @@ def _of_architecture(name: str) -> dict[str, Any]:
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
-    architecture, config, original, model = skeleton(folder)
+    from zoo_slim.checkpoint._load import read_skeleton
+
+    skeleton = read_skeleton(folder)
+    config, original, model = skeleton.config, skeleton.original, skeleton.model
     with status("counting"):
-        example_input = example_of(architecture, config)
+        example_input = example_of(skeleton.architecture, config)
         costs = _costs(model, example_input)
         base = _costs(original, example_input) if model is not original else {}
     return {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
+from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._images import class_name, classify, prepare, read_image
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
@@ -39,6 +39,7 @@ def load(
     It classifies the pictures that come with it. Its original is the network that it was slimmed from.
     """
     from zoo_slim.checkpoint import PRUNING, load_folder, read_config
+    from zoo_slim.checkpoint._load import read_skeleton
     from zoo_slim.registry import registry
 
     with status(f"loading {name}"):
@@ -46,7 +47,9 @@ def load(
         config = read_config(folder)
         architecture = registry().find(config.architecture)
         # before the clock runs, because it imports what the builder needs
-        base = architecture.build(**config.options).eval() if PRUNING in config.files else skeleton(folder)[2]
+        base = (
+            architecture.build(**config.options).eval() if PRUNING in config.files else read_skeleton(folder).original
+        )
         start = time.perf_counter()
         model = load_folder(folder)
         seconds = time.perf_counter() - start

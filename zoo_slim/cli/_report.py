@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_slim.cli._checkpoints import example_of, find_folder, skeleton
+from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import Name, Pruned, example
 from zoo_slim.cli._output import amount, percent
 
@@ -27,13 +27,15 @@ def report(
 
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise ZooSlimError(f"--output {output}: the ending must be .png, .svg or .pdf")
+    from zoo_slim.checkpoint._load import read_skeleton
     from zoo_slim.pictures import channels_kept, layer_widths
     from zoo_slim.slimming import count_macs, count_params
 
-    architecture, config, base, model = skeleton(find_folder(name, pruned, weights=False))
-    if model is base:
+    skeleton = read_skeleton(find_folder(name, pruned, weights=False))
+    config, base, model = skeleton.config, skeleton.original, skeleton.model
+    if skeleton.result is None:
         raise ZooSlimError(f"{name} is not slim: all of its channels were kept; name a variant with --pruned")
-    image = example_of(architecture, config)
+    image = example_of(skeleton.architecture, config)
     lines = [f"{config.architecture} {config.variant or ''}".strip()]
     lines.append(f"parameters {amount(count_params(base))} → {amount(count_params(model))}")
     lines.append(f"MACs {amount(count_macs(base, image))} → {amount(count_macs(model, image))}")
