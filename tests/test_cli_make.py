@@ -156,6 +156,10 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
         (("--params", "many"), 2, "--params takes a number"),
         (("--params", "2"), 1, "cannot be met"),
         (("--ratio", "0.5", "--minimum", "few"), 2, "--minimum takes a number"),
+        *[
+            (("--ratio", "0.5", "--minimum", text), 2, "--minimum takes a number")
+            for text in ("nan", "inf", "-inf", "-5", "-0.1", "1.5", "1e3")
+        ],
         (("--ratio", "0.5", "--criterion", "luck"), 1, "choose one of"),
         (("--ratio", "0.5", "--rounding", "three"), 1, "rounding 'three' is unknown"),
         (("--ratio", "0.5", "--schema", "nowhere.json"), 1, "nowhere.json"),

@@ -110,6 +110,14 @@ def test_random_weights(zoo: Path) -> None:
     assert not same_state(slim, load(NAME, "0.5"))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, "float16"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_weights_are_of_floating_types(zoo: Path, dtype: Any, pretrained: bool) -> None:
+    fill(zoo / NAME, tags=())
+    with pytest.raises(CheckpointError, match=r"dtype must be a floating one.*found .*(int8|bool|complex64|float16)"):
+        load(NAME, pretrained=pretrained, dtype=dtype)
+
+
 @pytest.mark.parametrize("name", ["me/net", "./net", "/net", "~/net", "../net", "a\\b", "net.pth/", "hf_hub:me/net"])
 def test_repositories_and_paths_need_a_prefix(zoo: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as caught:

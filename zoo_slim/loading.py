@@ -15,7 +15,7 @@ from zoo_slim._errors import CheckpointError, RegistryError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
 from zoo_slim.checkpoint._config import check_variant
 from zoo_slim.checkpoint._folder import find_folder
-from zoo_slim.checkpoint._load import resolve_device
+from zoo_slim.checkpoint._load import check_dtype, resolve_device
 from zoo_slim.checkpoint._meta import build_real
 from zoo_slim.registry import registry
 
@@ -253,6 +253,7 @@ def load(
     tag = f"{pruned:g}" if isinstance(pruned, (int, float)) else pruned
     if tag is not None:
         check_variant(tag, name, "pruned")
+    check_dtype(dtype)
     candidates = places(name, revision)
     if not pretrained and tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         architecture = registry().find(name)

@@ -39,9 +39,12 @@ def place(name: str) -> str:
 def parse_share(text: str, option: str) -> int | float:
     """Read ``8`` as a number of channels and ``0.1`` as a share."""
     try:
-        return int(text) if text.strip().isdigit() else float(text)
+        value = int(text) if text.strip().isdigit() else float(text)
     except ValueError:
-        raise typer.BadParameter(f"{option} takes a number of channels or a share of them, not {text!r}") from None
+        value = -1.0
+    if isinstance(value, float) and not 0 <= value <= 1:
+        raise typer.BadParameter(f"{option} takes a number of channels or a share of them, not {text!r}")
+    return value
 
 
 def parse_count(text: str, option: str) -> int | float:
