@@ -1,6 +1,6 @@
 """Image files as a network takes them, and what a classifier says of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["class_name", "classify", "prepare", "read_image"]
 
-SHORT_SIDE = 256 / 224
-"""As in training: an image's short side exceeds the crop by this factor."""
+MARGIN = 4
+"""Pixels that an image may lack in height and width: what 28 x 28 digits lack to the 32 x 32 of their data sets."""
 
 
 def read_image(file: Path) -> "Image":
@@ -40,13 +40,13 @@ def read_image(file: Path) -> "Image":
 def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 224, 224)) -> "Tensor":
     """Return float32 ``[1, channels, height, width]``, normalised as the network expects.
 
-    An image that is at most an eighth smaller than the input is centred on black, as 28 x 28 digits in 32 x 32 are in
-    training. Any other is resized until it covers the input, with the margin that test images have in training, and
-    cropped; one that has the input's size already is left as it is.
+    An image of the input's size, or at most `MARGIN` pixels smaller, is centred on black and keeps its pixels, as the
+    images of CIFAR-10 and MNIST do. Any other is resized until it covers the input with a margin, and its middle is cut
+    out, as the test images of an image folder are; for a network that was trained on such a folder, every image is.
 
     Args:
         image: any mode; grey becomes colour, and the other way round, as the network's channels ask.
-        origin: says the input's size, mean and standard deviation.
+        origin: says the input's size, mean and standard deviation, and the data set of the training.
         default_size: channels, height and width where it does not.
 
     Raises:
@@ -63,17 +63,40 @@ def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 
     if channels not in (1, 3):
         raise DataError(f"the network takes images of {channels} channels; an image file has 1 or 3")
     image = image.convert("L" if channels == 1 else "RGB")
-    if not (height >= image.height >= height / SHORT_SIDE and width >= image.width >= width / SHORT_SIDE):
-        scale = SHORT_SIDE * max(height / image.height, width / image.width)
-        resized = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+    missing = height - image.height, width - image.width
+    if _trained_on(origin) == "image-folder" or not all(0 <= pixels <= MARGIN for pixels in missing):
+        image = _resized_and_cropped(image, height, width)
     canvas = Image.new(image.mode, (width, height))
     canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     pixels = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).reshape(height, width, channels)
     mean, std = (torch.tensor(given.get(key) or [start] * channels) for key, start in (("mean", 0.0), ("std", 1.0)))
     return ((pixels - mean) / std).permute(2, 0, 1).unsqueeze(0)
+
+
+def _trained_on(origin: "Origin") -> str | None:
+    """The data set that a network was trained on last, itself or the one that it was slimmed from."""
+    training: Any = origin.training
+    while isinstance(training, Mapping):
+        if isinstance(training.get("dataset"), str):
+            return str(training["dataset"])
+        training = training.get("base")
+    return None
+
+
+def _resized_and_cropped(image: "Image", height: int, width: int) -> "Image":
+    """Resize and crop as torchvision's ``Resize`` and ``CenterCrop`` do with the test images of an image folder."""
+    from PIL.Image import Resampling
+
+    from zoo_slim.training._folder import SHORT_SIDE
+
+    rows, columns = round(height * SHORT_SIDE), round(width * SHORT_SIDE)
+    if rows / image.height >= columns / image.width:
+        columns = max(width, int(rows * image.width / image.height))
+    else:
+        rows = max(height, int(columns * image.height / image.width))
+    image = image.resize((columns, rows), Resampling.BILINEAR)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def classify(model: "nn.Module", images: "Tensor") -> "Tensor":
