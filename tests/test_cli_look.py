@@ -227,6 +227,28 @@ def test_pictures_are_prepared_as_in_training(tmp_path):
         assert torch.allclose(prepare(picture, origin)[0], image, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(50, 37), (37, 50), (33, 90), (32, 32), (30, 31), (20, 21), (36, 36), (37, 37)])
+@pytest.mark.parametrize("nested", [False, True])
+def test_pictures_are_prepared_as_an_image_folder_is_evaluated(tmp_path, size, nested):
+    from zoo_slim.training import load_dataset
+
+    for split in ("train", "val"):
+        (tmp_path / split / "boot").mkdir(parents=True)
+        file = save_picture(tmp_path / split / "boot" / "0.png", size, seed=sum(size), mode="RGB")
+    data = load_dataset("image-folder", tmp_path, 32)
+    (expected, _), *_ = data.test_batches(1, device=torch.device("cpu"))
+    training = {"dataset": "image-folder"}
+    origin = checkpoint.Origin(
+        NAME,
+        input={"size": [3, 32, 32], "mean": data.mean, "std": data.std},
+        training={"epochs": 2, "base": training} if nested else training,
+    )
+    assert torch.allclose(prepare(read_image(file), origin), expected, rtol=0, atol=1e-6)
+    elsewhere = prepare(read_image(file), checkpoint.Origin(NAME, input=origin.input))
+    kept = all(28 <= side <= 32 for side in size)
+    assert torch.allclose(elsewhere, expected, rtol=0, atol=1e-6) != kept
+
+
 @pytest.mark.parametrize(("size", "shape"), [((28, 28), (1, 32, 16)), ((300, 20), (3, 32, 32)), ((7, 90), (3, 20, 40))])
 def test_any_picture_fits(size, shape):
     prepared = prepare(Image.new("RGBA", size, "white"), checkpoint.Origin(NAME, input={"size": list(shape)}))
@@ -282,6 +304,27 @@ def test_samples_of_a_base_and_its_variant(zoo):
     assert [sample.label for sample in samples] == list(CLASSES) and source == "noise"
     assert read_samples(zoo / NAME)[0] == samples
     assert read_samples(zoo) == ([], "")
+
+
+@pytest.mark.parametrize("tag", [None, "0.5"])
+def test_samples_may_be_links_within_a_hub_cache(zoo, tmp_path, tag):
+    repo = tmp_path / "models--me--net"
+    snapshot, blobs = repo / "snapshots" / "0123abcd", repo / "blobs"
+    shutil.copytree(zoo / NAME, snapshot)
+    blobs.mkdir()
+    for file in (snapshot / "samples").iterdir():
+        file.replace(blobs / file.name)
+        file.symlink_to(f"../../../blobs/{file.name}")
+    folder = snapshot / f"pruned-{tag}" if tag else snapshot
+    samples, _ = read_samples(folder)
+    assert [sample.label for sample in samples] == list(CLASSES)
+    assert all(read_image(sample.file).size == (28, 28) for sample in samples)
+    for name in ("2.png", "samples.json"):
+        (blobs / name).rename(tmp_path / name)
+        (snapshot / "samples" / name).unlink()
+        (snapshot / "samples" / name).symlink_to(tmp_path / name)
+        with pytest.raises(CheckpointError, match=f"{name}: is a link that leads out"):
+            read_samples(folder)
 
 
 def test_models_take_turns():

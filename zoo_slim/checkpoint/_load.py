@@ -21,7 +21,16 @@ from zoo_slim.checkpoint._weights import assign, read_weights
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 
-__all__ = ["Skeleton", "check_dtype", "load_folder", "read_config", "read_skeleton", "resolve_device", "variants"]
+__all__ = [
+    "Skeleton",
+    "check_dtype",
+    "inside",
+    "load_folder",
+    "read_config",
+    "read_skeleton",
+    "resolve_device",
+    "variants",
+]
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def check_dtype(dtype: torch.dtype | None) -> None:
         raise CheckpointError(f"load: dtype must be a floating one, such as torch.float16, found {dtype!r}")
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """Return the path of a checkpoint's file; links may not lead out, but to the blobs of a Hub cache's snapshot."""
     file = folder / name
     real = Path(os.path.realpath(folder))
@@ -122,7 +131,7 @@ def _inside(folder: Path, name: str) -> Path:
 def _read_config(folder: Path) -> Config:
     if not os.path.isdir(folder):
         raise CheckpointError(f"{folder}: there is no such folder")
-    file = _inside(folder, CONFIG)
+    file = inside(folder, CONFIG)
     config = parse_config(read_bytes(file, 1 << 20), str(file))
     if folder.name.startswith(VARIANT_PREFIX) and PRUNING in config.files:
         tag = check_variant(folder.name.removeprefix(VARIANT_PREFIX), str(folder), "folder name")
@@ -190,7 +199,7 @@ def _merge(config: Config, given: dict[str, Any], architecture: Architecture, fo
 
 
 def _read_result(folder: Path, config: Config, original: nn.Module) -> PruningResult:
-    file, record = _inside(folder, PRUNING), config.files[PRUNING]
+    file, record = inside(folder, PRUNING), config.files[PRUNING]
     data = read_bytes(file, LARGEST)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256 or len(data) != record.bytes:
         raise CheckpointError(
@@ -216,7 +225,7 @@ def _read_weights(
 ) -> tuple[dict[str, Tensor], Config]:
     """Return the weights, and the config that says how they are stored."""
     if MODEL in config.files:
-        return read_weights(_inside(folder, MODEL), config.files[MODEL], model), config
+        return read_weights(inside(folder, MODEL), config.files[MODEL], model), config
     if result is None:
         raise CheckpointError(f"{folder / CONFIG}: field 'files': expected {MODEL}, found none; pass pretrained=False")
     parent = folder.parent
@@ -232,4 +241,4 @@ def _read_weights(
             f"{parent / CONFIG}: field 'files.{MODEL}': expected the weights that {folder.name} is cut from"
             f" ({config.base_weights}), found {record}; fetch both of one revision"
         )
-    return read_weights(_inside(parent, MODEL), record, original, result.kept), base
+    return read_weights(inside(parent, MODEL), record, original, result.kept), base

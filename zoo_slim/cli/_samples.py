@@ -52,16 +52,19 @@ def read_samples(folder: Path) -> tuple[list[Sample], str]:
 
     Raises:
         DataError: the index is damaged.
+        CheckpointError: the index or a picture is a link that leads out of the checkpoint.
     """
     import json
 
     from zoo_slim._errors import DataError
     from zoo_slim.checkpoint import VARIANT_PREFIX
+    from zoo_slim.checkpoint._load import inside
 
     homes = [folder, folder.parent] if folder.name.startswith(VARIANT_PREFIX) else [folder]
-    index = next((home / FOLDER / INDEX for home in homes if (home / FOLDER / INDEX).is_file()), None)
-    if index is None:
+    home = next((home for home in homes if (home / FOLDER / INDEX).is_file()), None)
+    if home is None:
         return [], ""
+    index = inside(home, f"{FOLDER}/{INDEX}")
     try:
         document = json.loads(index.read_bytes())
         if (document["format"], document["version"]) != (FORMAT, VERSION):
@@ -69,9 +72,9 @@ def read_samples(folder: Path) -> tuple[list[Sample], str]:
         samples = []
         for entry in document["images"]:
             file, label = str(entry["file"]), str(entry["label"])
-            if not file or file != Path(file).name or (index.parent / file).is_symlink():
+            if not file or file != Path(file).name:
                 raise ValueError(f"{file!r} is not the name of a file beside it")
-            samples.append(Sample(index.parent / file, label))
+            samples.append(Sample(inside(home, f"{FOLDER}/{file}"), label))
         return samples, str(document.get("source", ""))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{index}: is not an index of samples: {type(error).__name__}: {error}") from None
