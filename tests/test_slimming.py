@@ -234,7 +234,7 @@ def test_results_that_do_not_fit_name_the_place() -> None:
     model = chain(4)
     with pytest.raises(ZooSlimError, match="nowhere"):
         apply_result(model, PruningResult({"nowhere.weight": {0: torch.tensor([0])}}))
-    with pytest.raises(ZooSlimError, match="conv0.weight"):
+    with pytest.raises(ZooSlimError, match=r"conv0\.weight"):
         apply_result(model, PruningResult({"conv0.weight": {0: torch.tensor([9])}}))
     with pytest.raises(ZooSlimError, match="stride_of_joy"):
         apply_result(model, PruningResult({}, {"conv0": {"stride_of_joy": 1}}))
