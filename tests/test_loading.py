@@ -158,10 +158,10 @@ def test_places(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert places("local-dir:x") == [LocalPlace(Path("x"))]
     monkeypatch.delenv("ZOO_SLIM_NAMESPACE")
     assert [str(place) for place in places(NAME)] == [f"the bundled zoo ({NAME})", f"hf-hub:zoo-slim/{NAME}"]
-    assert places(NAME, "v1") == [HubPlace(f"zoo-slim/{NAME}", "v1")]
+    assert places(NAME, "v1") == [HubPlace(f"zoo-slim/{NAME}", "v1", asked_for=False)]
     monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "my-org")
     (zoo / "family" / "net").mkdir(parents=True)
-    assert places("family/net")[-1] == HubPlace("my-org/family__net")
+    assert places("family/net")[-1] == HubPlace("my-org/family__net", asked_for=False)
     monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "my/org")
     with pytest.raises(CheckpointError, match="ZOO_SLIM_NAMESPACE"):
         places(NAME)
@@ -259,3 +259,36 @@ def test_the_hub(hub: str, tmp_path: Path) -> None:
         [sys.executable, "-c", FROM_HUB, str(tmp_path / "cache")], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "loaded" in done.stdout, done.stderr
+
+
+UNREACHABLE = """
+from unittest import mock
+from checkpoint_cnn import NAME
+from zoo_slim import ZooSlimError, loading
+
+downloads = []
+def download(*args, **keywords):
+    downloads.append(args)
+    raise ConnectionError("tried for long")
+
+with mock.patch("huggingface_hub.hf_hub_download", download):
+    for name in (NAME, "hf-hub:me/net"):
+        try:
+            loading.load(name)
+        except ZooSlimError as error:
+            print(error)
+        else:
+            raise AssertionError(name)
+assert downloads == [("me/net", "config.json")], downloads
+"""
+
+
+def test_a_hub_out_of_reach_is_asked_once(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    env = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and name[:3] != "HF_"}
+    env |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    env |= {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "ZOO_SLIM_NAMESPACE": "nobody"}
+    done = subprocess.run([sys.executable, "-c", UNREACHABLE], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"hf-hub:nobody/{NAME}: config.json: Connect" in done.stdout, done.stdout
+    assert "tried for long" in done.stdout

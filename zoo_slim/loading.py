@@ -25,6 +25,9 @@ HUB_PREFIX, LOCAL_PREFIX = "hf-hub:", "local-dir:"
 NAMESPACE = "ZOO_SLIM_NAMESPACE"
 """Environment variable: the namespace on the Hub for registered names; ``""`` for none, default ``zoo-slim``."""
 
+PATIENCE = 5.0
+"""Seconds that the Hub has to answer where nobody asked for it by name."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}")
@@ -97,10 +100,18 @@ class BundledPlace(LocalPlace):
 
 @dataclass(frozen=True)
 class HubPlace:
-    """A model's repository on the Hugging Face Hub."""
+    """A model's repository on the Hugging Face Hub.
+
+    Attributes:
+        repo: ``org/name``.
+        revision: branch, tag or commit; None: the default branch.
+        asked_for: whether the user named the repository. One that was not is given up at the first failure, where the
+            Hub's client would try again for half a minute.
+    """
 
     repo: str
     revision: str | None = None
+    asked_for: bool = True
 
     def __str__(self) -> str:
         return f"{HUB_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
@@ -145,8 +156,10 @@ class HubPlace:
 
     def _download(self, file: str, revision: str | None) -> Path:
         try:
-            from huggingface_hub import hf_hub_download
+            from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+            if not self.asked_for and not isinstance(try_to_load_from_cache(self.repo, file, revision=revision), str):
+                get_hf_file_metadata(hf_hub_url(self.repo, file, revision=revision), timeout=PATIENCE)
             return Path(hf_hub_download(self.repo, file, revision=revision, library_name="zoo_slim"))
         except Exception as error:
             exists = type(error).__name__ in ("EntryNotFoundError", "RemoteEntryNotFoundError")
@@ -216,7 +229,7 @@ def _registered_places(name: str, revision: str | None) -> list[Place]:
         repo = f"{namespace}/{name.replace('/', '__')}"
         if not _REPO.fullmatch(repo):
             raise CheckpointError(f"{repo!r} cannot be a repository; check the environment variable {NAMESPACE}")
-        found.append(HubPlace(repo, revision))
+        found.append(HubPlace(repo, revision, asked_for=False))
     return found
 
 
