@@ -116,6 +116,9 @@ def test_run_only_does_what_it_is_told(called):
         (("run",), "name the architecture"),
         (("train", "resnet18", *DATA, "--output", "x", "--option", "stem"), "key=value"),
         (("train", "resnet18", *DATA, "--output", "x", "--epochs", "0"), "--epochs"),
+        (("train", "resnet18", *DATA, "--output", "x", "--image-size", "0"), "--image-size"),
+        (("train", "resnet18", *DATA, "--output", "x", "--seed", "-1"), "--seed"),
+        (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),
     ],
 )
 def test_wrong_usage_exits_with_2(called, words, message):

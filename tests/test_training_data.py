@@ -322,3 +322,9 @@ def test_tensors_are_checked(change, message):
     fields = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
     with pytest.raises(DataError, match=message):
         ImageTensors("toy", ("a", "b"), **{**fields, **change}, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_size_must_be_positive(tmp_path, size):
+    with pytest.raises(DataError, match=f"at least 1, not {size}"):
+        load_dataset("image-folder", tmp_path, size)

@@ -23,6 +23,7 @@ from zoo_slim.training import (
     seed_everything,
 )
 from zoo_slim.training import _loop as loop
+from zoo_slim.training._preflight import check_forward
 from zoo_slim.training._state import digest_of, read_state, write_state
 
 TIMES = ("seconds", "images_per_second")
@@ -286,7 +287,7 @@ def test_diverging_run_keeps_the_last_good_state(tmp_path):
         return output * float("nan") if seen == 9 else output
 
     model.register_forward_hook(poison)
-    with pytest.raises(TrainingError, match="no longer finite in epoch 2"):
+    with pytest.raises(TrainingError, match=r"no longer finite in epoch 2.*the last good state is in"):
         fit(model, data, changed(checkpoint_seconds=0), tmp_path)
     tensors, position = read_state(tmp_path / "state")
     assert (position["epoch"], position["step"]) == (1, 2)
@@ -396,6 +397,8 @@ def test_auxiliary_logits():
         ({"amp": "fp8"}, "amp must be one of no, bf16, fp16"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
         ({"label_smoothing": 1.0}, "below 1"),
+        ({"seed": -1}, "seed must lie within"),
+        ({"seed": 2**63}, "seed must lie within"),
     ],
 )
 def test_settings_are_checked(values, message):
@@ -406,4 +409,40 @@ def test_settings_are_checked(values, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_missing_device_is_said(tmp_path):
     with pytest.raises(TrainingError, match="device cuda is not available"):
-        fit(toy_model(), toy_data(), changed(device="cuda"), tmp_path)
+        fit(toy_model(), toy_data(), changed(device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fp16_on_the_cpu_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="amp fp16 has no effect on the CPU"):
+        fit(toy_model(), toy_data(), changed(amp="fp16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_probe_leaves_the_model_and_the_generator_alone():
+    class Fussy(nn.Module):
+        """Runs on real tensors only."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = toy_model()
+
+        def forward(self, images):
+            return self.inner(images * float(images.max() > 0))
+
+    for model in (toy_model(), Fussy()):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        modes, drawn = [module.training for module in model.modules()], torch.get_rng_state()
+        check_forward(model, toy_data(), "toy")
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert modes == [module.training for module in model.modules()]
+        assert torch.equal(drawn, torch.get_rng_state())
+    with pytest.raises(TrainingError, match=r"logits of shape \[2, 2\].*toy has 3 classes"):
+        check_forward(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), toy_data(), "short")
+
+
+def test_diverging_at_once_names_no_state(tmp_path):
+    model = toy_model()
+    model[6].weight.data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"no longer finite in epoch 1.*or warm it up$"):
+        fit(model, toy_data(), SETTINGS, tmp_path)

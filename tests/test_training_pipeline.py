@@ -16,6 +16,7 @@ from zoo_slim.training import Settings, TrainingError, _pipeline, evaluate, load
 from zoo_slim.training._pipeline import Data, finetune, measure, run_all, train
 
 SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 NAME, OPTIONS = "resnet18", {"stem": "cifar"}
 
 
@@ -85,6 +86,39 @@ def test_finetuning_again_and_again_keeps_the_latest_steps(trained, data, tmp_pa
         commands.append(training["command"])
         training = training.get("before")
     assert commands == ["step 5", "step 4", "step 3", "step 2", "step 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "vit_b_16",
+            {},
+            "vit_b_16 does not take batches of 2 images of size 3x32x32 .fashion-mnist.: Wrong image height",
+        ),
+        ("inception_v3", {}, "inception_v3 does not take .*size"),
+        ("timm/resnet18", {"in_chans": 1}, "timm/resnet18 does not take .* channels"),
+    ],
+)
+def test_network_that_cannot_take_the_images_is_refused(data, tmp_path, name, options, message):
+    with pytest.raises(TrainingError, match=message):
+        train(name, data, SETTINGS, tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["foo", pytest.param("cuda", marks=NO_CUDA)])
+def test_unknown_device_is_refused(trained, data, device):
+    with pytest.raises(TrainingError, match=f"device .*{device}"):
+        measure(trained, data, device=device)
+
+
+def test_name_that_contradicts_the_checkpoint_is_refused(trained, data, tmp_path):
+    for keywords in ({"base": trained}, {"start": trained}):
+        with pytest.raises(TrainingError, match="holds a resnet18, but vgg11_bn was asked for"):
+            run_all("vgg11_bn", data, SETTINGS, SETTINGS, 0.5, tmp_path / "run", **keywords)
+    with pytest.raises(TrainingError, match="holds a resnet18, but vgg11_bn was asked for"):
+        measure(trained, data, architecture="vgg11_bn")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])

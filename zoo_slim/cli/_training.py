@@ -18,7 +18,7 @@ DATASETS = "cifar10, mnist, fashion-mnist or image-folder"
 
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"Data set: {DATASETS}.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that holds the data set.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Height and width for image-folder.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Height and width for image-folder.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST if it is missing.")]
 Output = Annotated[Path, typer.Option("--output", "--save-dir", help="Folder of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
@@ -32,7 +32,9 @@ WeightDecay = Annotated[float, typer.Option("--weight-decay")]
 WarmupEpochs = Annotated[int, typer.Option("--warmup-epochs", min=0)]
 LabelSmoothing = Annotated[float, typer.Option("--label-smoothing")]
 ClipNorm = Annotated[float, typer.Option("--clip-norm", help="Bound of the gradient norm; 0 = none.")]
-Seed = Annotated[int, typer.Option("--seed", help="Determines weights, shuffling, augmentation and dropout.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Determines weights, shuffling, augmentation and dropout.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Amp = Annotated[str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last/--no-channels-last", help="Memory format in training.")]
@@ -212,10 +214,18 @@ def run(
     name = architecture or net
     if name is None and ckpt is None and ckpt_pruned is None:
         raise typer.BadParameter("name the architecture: zoo-slim run resnet18 …, or --net resnet18")
+    if ckpt_pruned is not None and (sparsity_train or fine_tune):
+        raise typer.BadParameter(
+            "--ckpt-pruned is a network to test; to train it further use zoo-slim finetune, "
+            "or leave --sparsity-train and --fine-tune out"
+        )
     where = _data(dataset, data, image_size, download)
     source = ckpt_pruned or ckpt
     if source is not None and not sparsity_train and not fine_tune:
-        _show(_pipeline.measure(source, where, device=device, limit=limit, workers=workers), as_json=False)
+        _show(
+            _pipeline.measure(source, where, device=device, limit=limit, workers=workers, architecture=name),
+            as_json=False,
+        )
         return
     settings = _settings(context, sparsity=sparsity if sparsity_train else 0.0)
     tuning = _settings(

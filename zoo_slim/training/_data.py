@@ -162,6 +162,8 @@ def load_dataset(name: str, root: str | Path, size: int | None = None, *, downlo
     Raises:
         DataError: an unknown name, or files that are missing or damaged.
     """
+    if size is not None and size < 1:
+        raise DataError(f"the height and width of the images must be at least 1, not {size}")
     plain = name.lower().replace("_", "").replace("-", "")
     known = {known_name.replace("-", ""): known_name for known_name in DATASETS}
     if plain not in known:

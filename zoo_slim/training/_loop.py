@@ -16,6 +16,7 @@ from zoo_slim.training._data import Dataset, steps_per_epoch
 from zoo_slim.training._evaluate import evaluate
 from zoo_slim.training._gammas import draw_histograms, gamma_statistics
 from zoo_slim.training._loss import classification_loss, logits_of
+from zoo_slim.training._preflight import check_device
 from zoo_slim.training._progress import announce, progress
 from zoo_slim.training._settings import FREE_TO_CHANGE, Settings, TrainingError, seed_everything
 from zoo_slim.training._state import (
@@ -73,9 +74,11 @@ def fit(
 
     Raises:
         TrainingError: the folder holds a run and ``resume`` is false, it holds another run than the one described, the
-            state is damaged, or the loss is no longer finite.
+            state is damaged, the device is not available or cannot do the mixed precision asked for, or the loss is no
+            longer finite.
     """
     folder = Path(folder)
+    check_device(settings.device, settings.amp)
     _claim(folder, _description(model, dataset, settings, identity or {}), resume)
     run = _Run(model, dataset.limited(settings.limit) if settings.limit else dataset, settings, folder)
     run.restore()
@@ -300,10 +303,11 @@ class _Run:
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
+            state = self.folder / "state"
             raise TrainingError(
                 f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}: "
-                f"lower the learning rate ({self.settings.learning_rate}), or warm it up; "
-                f"the last good state is in {self.folder / 'state'}"
+                f"lower the learning rate ({self.settings.learning_rate}), or warm it up"
+                + (f"; the last good state is in {state}" if (state / "state.json").exists() else "")
             )
 
 
@@ -314,14 +318,6 @@ def _accelerator(settings: Settings) -> "Accelerator":
     except ImportError as error:
         raise TrainingError('training needs accelerate: pip install "zoo_slim[train]"') from error
 
-    if settings.device != "auto":
-        available = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not available[settings.device]:
-            raise TrainingError(f"device {settings.device} is not available here; use --device auto or cpu")
     # The state is process-wide and refuses a second run with another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     try:

@@ -13,7 +13,7 @@ from torch import nn
 from zoo_slim.training._data import Dataset, load_dataset
 from zoo_slim.training._evaluate import evaluate
 from zoo_slim.training._loop import fit
-from zoo_slim.training._preflight import check_ratio, check_schema
+from zoo_slim.training._preflight import check_device, check_forward, check_ratio, check_schema
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError, seed_everything
 from zoo_slim.training._state import digest_of, write_json
@@ -78,12 +78,14 @@ def train(
     identity: dict[str, Any] = {"architecture": found.name, "options": options, "source_sha256": None}
     if start is not None:
         source = _load(start)
+        _check_architecture(source, architecture, start)
         identity["source_sha256"] = digest_of(source.state_dict())
         _check_classes(source, dataset)
         try:
             model.load_state_dict(source.state_dict())
         except RuntimeError as error:
             raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
+    check_forward(model, dataset, architecture, settings.batch_size)
     last = fit(model, dataset, settings, folder, resume, identity=identity)
     target = Path(folder) / MODEL
     checkpoint.save(
@@ -127,6 +129,7 @@ def finetune(
     model = _load(source)
     _check_classes(model, dataset)
     before = _training_of(model)
+    check_forward(model, dataset, str(source), settings.batch_size)
     last = fit(model, dataset, settings, folder, resume, identity=_identity(model))
     target = Path(folder) / MODEL
     checkpoint.save(
@@ -148,19 +151,24 @@ def measure(
     device: str = "auto",
     limit: int = 0,
     workers: int = 0,
+    architecture: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the network of a slim checkpoint.
+    """Evaluate the network of a slim checkpoint; if ``architecture`` is given, it must be one of these.
 
     Returns:
         What `zoo_slim.training.evaluate` returns, and ``params`` and ``macs`` of one image.
+
+    Raises:
+        TrainingError: the device is not available, or the network does not fit the data set.
     """
+    device = check_device(device)
     dataset = _dataset(data)
     model = _load(source)
     _check_classes(model, dataset)
+    _check_architecture(model, architecture, source)
+    check_forward(model, dataset, str(source))
     if limit:
         dataset = dataset.limited(limit)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     measured = evaluate(model, dataset, batch_size, device, workers)
     return {**measured, **_size(model.cpu(), dataset)}
 
@@ -212,11 +220,14 @@ def run_all(
     from zoo_slim import SlimPruner, checkpoint, slim
 
     check_ratio(ratio)
+    check_device(settings.device, settings.amp)
     if architecture is None and base is None:
         raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
     folder, dataset = Path(folder), _dataset(data)
     if schema is not None:
         check_schema(schema, _load(base) if base is not None else _structure(str(architecture), options, dataset))
+    if base is not None:
+        _check_architecture(_load(base), architecture, base)
     trained = base
     if trained is None:
         assert architecture is not None
@@ -275,8 +286,7 @@ def _dataset(data: Data | Dataset) -> Dataset:
 
 
 def _accuracy(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
-    where = "cuda" if torch.cuda.is_available() and settings.device in ("auto", "cuda") else "cpu"
-    return evaluate(model, dataset, device=where, workers=settings.workers)["accuracy"]
+    return evaluate(model, dataset, device=check_device(settings.device), workers=settings.workers)["accuracy"]
 
 
 def _load(source: str | Path) -> nn.Module:
@@ -317,6 +327,20 @@ def _check_classes(model: nn.Module, dataset: Dataset) -> None:
         raise TrainingError(
             f"the model tells {len(origin.classes)} classes apart, {dataset.name} has {len(dataset.classes)}; "
             "choose the data set that it was trained for"
+        )
+
+
+def _check_architecture(model: nn.Module, asked: str | None, source: str | Path) -> None:
+    from zoo_slim.checkpoint import origin_of
+    from zoo_slim.registry import registry
+
+    origin = origin_of(model)
+    if asked is None or origin is None:
+        return
+    if registry().find(asked).name != registry().find(origin.architecture).name:
+        raise TrainingError(
+            f"{source} holds a {origin.architecture}, but {asked} was asked for; leave the name out, "
+            "or name the checkpoint of another network"
         )
 
 

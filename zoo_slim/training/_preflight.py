@@ -1,15 +1,19 @@
 """What can be known to fail before a run begins."""
 
+import copy
 import json
 import math
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from zoo_slim._errors import SchemaError
-from zoo_slim.training._settings import TrainingError
+from zoo_slim.training._data import Dataset
+from zoo_slim.training._loss import logits_of
+from zoo_slim.training._settings import DEVICES, TrainingError
 
-__all__ = ["check_ratio", "check_schema"]
+__all__ = ["check_device", "check_forward", "check_ratio", "check_schema"]
 
 
 def check_ratio(ratio: float) -> None:
@@ -44,3 +48,55 @@ def check_schema(file: str | Path, model: nn.Module) -> None:
         loads(text, str(file)).check(model)
     else:
         convert_original(parse_original(document, str(file)), model)
+
+
+def check_device(device: str, amp: str = "no") -> str:
+    """Return what ``auto`` stands for here, and any other device as it is: ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        TrainingError: it is unknown or not available, or cannot do mixed precision of the kind ``amp``.
+    """
+    if device not in DEVICES:
+        raise TrainingError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name in available if available[name])
+    if not available[device]:
+        raise TrainingError(f"device {device} is not available here; use --device auto or cpu")
+    if amp == "fp16" and device == "cpu":
+        raise TrainingError("amp fp16 has no effect on the CPU; use --amp bf16 or no, or --device cuda")
+    return device
+
+
+def check_forward(model: nn.Module, dataset: Dataset, architecture: str, batch_size: int = 2) -> None:
+    """Run a copy of the model in training mode on at most two images of the data set's size.
+
+    Raises:
+        TrainingError: the model does not take them, or does not return logits for all classes.
+    """
+    count, size = min(2, batch_size), "x".join(map(str, dataset.input_size))
+    try:
+        logits = _forward(model, (count, *dataset.input_size))
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TrainingError(
+            f"{architecture} does not take batches of {count} images of size {size} ({dataset.name}): {said}. "
+            "Choose other options, another architecture, or for image-folder another --image-size"
+        ) from error
+    if logits.shape[0] != count or logits.shape[1] < len(dataset.classes):
+        raise TrainingError(
+            f"{architecture} returns logits of shape {list(logits.shape)} for {count} images of size {size}, "
+            f"but {dataset.name} has {len(dataset.classes)} classes"
+        )
+
+
+def _forward(model: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    from zoo_slim.tracing import meta_copy
+
+    with torch.no_grad():
+        try:
+            return logits_of(meta_copy(model).train()(torch.empty(shape, device="meta")))
+        except Exception:  # perhaps only meta tensors are at fault
+            probe = copy.deepcopy(model).cpu().train()
+            with torch.random.fork_rng(devices=[]):
+                return logits_of(probe(torch.rand(shape)))

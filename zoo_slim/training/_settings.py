@@ -35,8 +35,8 @@ class Settings:
         label_smoothing: between 0 and 1.
         clip_norm: upper bound of the gradient norm before the sparsity term is added; 0 = none.
         sparsity: strength ``s`` of the L1 penalty on BatchNorm scales; 0 = none.
-        seed: determines shuffling, augmentation and dropout (the initial weights are the caller's, see
-            `seed_everything`).
+        seed: within 0..2**63-1; determines shuffling, augmentation and dropout (the initial weights are the
+            caller's, see `seed_everything`).
         limit: use at most this many training and this many test images, evenly spread; 0 = all.
         amp: mixed precision of the training steps: ``no``, ``bf16`` or ``fp16``. Evaluation is always float32.
         channels_last: memory format of weights and images during training.
@@ -74,6 +74,8 @@ class Settings:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("limit", 0), ("workers", 0)):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
+        if not 0 <= self.seed < 2**63:
+            raise TrainingError(f"seed must lie within 0..2**63-1, not {self.seed!r}")
         for name in ("momentum", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise TrainingError(f"{name} must be below 1, not {getattr(self, name)!r}")
