@@ -229,10 +229,17 @@ def hub(tmp_path: Path) -> Iterator[str]:
 FROM_HUB = """
 import sys
 import checkpoint_cnn as cnn
-from zoo_slim import ZooSlimError, loading
+from zoo_slim import ZooSlimError, checkpoint, loading
 from pathlib import Path
 
 base = cnn.trained(1)
+default = loading.HubPlace("me/net", asked_for=False)
+for _ in range(2):  # not in the cache, then there
+    assert cnn.same_state(checkpoint.load_folder(default.fetch(None, True)), base)
+try:
+    default.fetch("0.9", True)
+except loading.NotThereError as error:
+    assert error.exists, error
 assert cnn.same_state(loading.load("hf-hub:me/net"), base)
 assert cnn.same_state(loading.load("hf-hub:me/net@main", "0.5"), cnn.slimmed(cnn.trained(0), cnn.a_result()))
 assert cnn.same_state(loading.load("hf-hub:me/net", "delta"), cnn.slimmed(base, cnn.a_result()))
