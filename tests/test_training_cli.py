@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from zoo_slim._errors import DataError
-from zoo_slim.cli import app, main
+from zoo_slim.cli import _checkpoints, app, main
 from zoo_slim.training import Settings, TrainingError, _pipeline
 
 
@@ -24,6 +24,7 @@ def called(monkeypatch):
     monkeypatch.setattr(_pipeline, "train", recorder("train", "runs/x/model"))
     monkeypatch.setattr(_pipeline, "finetune", recorder("finetune", "runs/y/model"))
     monkeypatch.setattr(_pipeline, "measure", recorder("measure", {"accuracy": 0.5, "count": 1000}))
+    monkeypatch.setattr(_checkpoints, "find_folder", lambda name, pruned=None: f"{name}@{pruned}" if pruned else name)
     summary = {"base": {"test_accuracy": 0.9}, "slim": {"test_accuracy": 0.8, "params": 1234}, "saved": "output/model"}
     monkeypatch.setattr(_pipeline, "run_all", recorder("run_all", summary))
     return calls
@@ -81,6 +82,18 @@ def test_finetune(called):
 def test_eval(called):
     assert invoke("eval", "runs/x/model", *DATA) == "  accuracy  0.5000\n     count  1,000\n"
     assert json.loads(invoke("eval", "runs/x/model", *DATA, "--json")) == {"accuracy": 0.5, "count": 1000}
+
+
+def test_variants_are_named(called):
+    invoke("eval", "resnet18", "--pruned", "0.75", *DATA)
+    assert called["measure"][0][0] == "resnet18@0.75"
+    invoke("finetune", "resnet18", "--pruned", "0.75", *DATA, "--output", "x")
+    assert called["finetune"][0][0] == "resnet18@0.75"
+
+
+@pytest.mark.parametrize("command", ["train", "finetune", "eval", "run"])
+def test_help_ends_with_an_example(command):
+    assert f"Example: zoo-slim {command} " in " ".join(invoke(command, "--help").split())
 
 
 def test_run_takes_the_original_command(called):

@@ -16,6 +16,7 @@ __all__ = ["add_commands"]
 
 DATASETS = "cifar10, mnist, fashion-mnist or image-folder"
 
+Pruned = Annotated[str | None, typer.Option("--pruned", help="Variant, 0.75 for instance.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"Data set: {DATASETS}.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that holds the data set.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Height and width for image-folder.")]
@@ -50,10 +51,16 @@ ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-
 
 def add_commands(app: typer.Typer) -> None:
     """Add the training commands to the command line."""
-    app.command(context_settings=ORIGINAL_SPELLING)(train)
-    app.command(context_settings=ORIGINAL_SPELLING)(finetune)
-    app.command("eval", context_settings=ORIGINAL_SPELLING)(evaluate)
-    app.command(context_settings=ORIGINAL_SPELLING)(run)
+    from zoo_slim.cli._options import example
+
+    data = "--dataset cifar10 --data data"
+    for name, command, line in (
+        ("train", train, f"train resnet18 {data} --sparsity 1e-4 --output runs/resnet18"),
+        ("finetune", finetune, f"finetune runs/resnet18/model --pruned 0.75 {data} --output runs/tuned"),
+        ("eval", evaluate, f"eval runs/resnet18/model --pruned 0.75 {data}"),
+        ("run", run, f"run resnet18 {data} --sparsity-train --fine-tune --prune-ratio 0.75"),
+    ):
+        app.command(name, epilog=example(line), context_settings=ORIGINAL_SPELLING)(command)
 
 
 def train(
@@ -85,7 +92,10 @@ def train(
     option: Options = None,
     resume: Resume = False,
 ) -> None:
-    """Train an architecture, with an L1 penalty on its BatchNorm scales if --sparsity is given."""
+    """Train a network, sparsely if --sparsity is given.
+
+    The sparsity is an L1 penalty on the BatchNorm scales.
+    """
     from zoo_slim.training import _pipeline
 
     saved = _pipeline.train(
@@ -106,6 +116,7 @@ def finetune(
     dataset: DatasetName,
     data: DataRoot,
     output: Output,
+    pruned: Pruned = None,
     epochs: Epochs = 120,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 0.001,
@@ -126,13 +137,15 @@ def finetune(
     download: Download = False,
     resume: Resume = False,
 ) -> None:
-    """Train the network of a slim checkpoint further."""
+    """Train the network of a checkpoint further."""
+    from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
+    settings = _settings(context)
     saved = _pipeline.finetune(
-        checkpoint,
+        find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
-        _settings(context),
+        settings,
         output,
         resume=resume,
         command=_command(),
@@ -144,6 +157,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
     dataset: DatasetName,
     data: DataRoot,
+    pruned: Pruned = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
     workers: Workers = 0,
@@ -152,11 +166,12 @@ def evaluate(
     download: Download = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Test the network of a slim checkpoint."""
+    """Test the network of a checkpoint."""
+    from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
     measured = _pipeline.measure(
-        checkpoint,
+        find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
         batch_size=batch_size,
         device=device,
@@ -204,11 +219,13 @@ def run(
     option: Options = None,
     resume: Resume = False,
 ) -> None:
-    """Train, slim and fine-tune in one go, with the options of the original tool's train.py.
+    """Train, slim and fine-tune in one go.
 
-    --sparsity-train turns on the penalty, --fine-tune the slimming. With --ckpt and neither, the network is only
-    tested; with --ckpt and --fine-tune it is slimmed and fine-tuned, with --ckpt and --sparsity-train it is trained on.
+    The options are those of the original tool's train.py. --sparsity-train turns on the penalty, --fine-tune the
+    slimming. With --ckpt and neither, the network is only tested; with --ckpt and --fine-tune it is slimmed and
+    fine-tuned, with --ckpt and --sparsity-train it is trained on.
     """
+    from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
     name = architecture or net
@@ -220,7 +237,8 @@ def run(
             "or leave --sparsity-train and --fine-tune out"
         )
     where = _data(dataset, data, image_size, download)
-    source = ckpt_pruned or ckpt
+    named = ckpt_pruned or ckpt
+    source = find_folder(named) if named is not None else None
     if source is not None and not sparsity_train and not fine_tune:
         _show(
             _pipeline.measure(source, where, device=device, limit=limit, workers=workers, architecture=name),
@@ -239,8 +257,8 @@ def run(
         prune_ratio,
         output,
         options=_options(option, stem, num_classes),
-        start=ckpt if sparsity_train else None,
-        base=ckpt if not sparsity_train else None,
+        start=source if sparsity_train else None,
+        base=source if not sparsity_train else None,
         schema=prune_schema,
         resume=resume,
         command=_command(),

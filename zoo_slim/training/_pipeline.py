@@ -290,10 +290,20 @@ def _accuracy(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
 
 
 def _load(source: str | Path) -> nn.Module:
+    """Load a checkpoint: a path is a folder, and so is the name of one unless it is a registered name."""
+    from zoo_slim._errors import RegistryError
     from zoo_slim.loading import load
+    from zoo_slim.registry import registry
 
     text = str(source)
-    return load(f"local-dir:{text}" if ":" not in text and Path(text).exists() else text)
+    if isinstance(source, Path):
+        return load(f"local-dir:{text}")
+    if ":" not in text and Path(text).expanduser().is_dir():
+        try:
+            registry().find(text)
+        except RegistryError:
+            text = f"local-dir:{text}"
+    return load(text)
 
 
 def _structure(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn.Module:
