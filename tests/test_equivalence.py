@@ -36,7 +36,7 @@ LEFT_OUT = (
     "regnet_y_32gf RepVGG-B3 RepVGG-B3-woid RepVGG-B3g2 RepVGG-B3g2-woid RepVGG-B3g4 RepVGG-B3g4-woid "
     "resnext101_64x4d swin_b swin_s swin_v2_b swin_v2_s vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32"
 ).split()
-"""Giants, which would take minutes here and whose smaller sisters stand above; `zoo-slim verify NAME` checks them too."""
+"""Giants: minutes each, and their smaller sisters stand above. `zoo-slim verify NAME` checks them."""
 
 SIZES = {"inception_v3": 96}
 TRAINING_SIZES = {"inception_v3": 299}  # its auxiliary classifier has a kernel of 5 on what is left of the picture
