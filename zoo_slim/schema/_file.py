@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,20 +122,25 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
         if not isinstance(entry, dict) or set(entry) - {"in", "out", "norm", "groups", "transposed"}:
             raise SchemaError(f"{place}: expected an object of 'in', 'out', 'groups', 'transposed', or 'norm'")
         if "norm" in entry:
+            if len(entry) > 1:
+                raise SchemaError(f"{place}: a norm has no other fields, such as {min(set(entry) - {'norm'})!r}")
             norms[name] = parse_channels(entry["norm"], members, f"{place}.norm")
             continue
         count = entry.get("groups", 1)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise SchemaError(f"{place}.groups: {count!r} is not a positive integer")
-        layers[name] = Layer(
-            inputs=parse_channels(entry["in"], members, f"{place}.in") if "in" in entry else None,
-            outputs=parse_channels(entry["out"], members, f"{place}.out") if "out" in entry else None,
-            groups=count,
-            transposed=bool(entry.get("transposed", False)),
-        )
+        transposed = entry.get("transposed", False)
+        if not isinstance(transposed, bool):
+            raise SchemaError(f"{place}.transposed: {transposed!r} is neither true nor false")
+        inputs = parse_channels(entry["in"], members, f"{place}.in") if "in" in entry else None
+        outputs = parse_channels(entry["out"], members, f"{place}.out") if "out" in entry else None
+        for channels in (inputs, outputs):
+            if channels is not None and len(channels) % count:
+                raise SchemaError(f"{place}.groups: {len(channels)} channels do not divide into {count} groups")
+        layers[name] = Layer(inputs, outputs, count, transposed)
     parameters: dict[str, dict[int, Ids]] = {}
     for name, places in _table(document, "parameters", where).items():
-        if not isinstance(places, dict) or not all(key.isdigit() and len(key) < 3 for key in places):
+        if not isinstance(places, dict) or not all(re.fullmatch("[0-9]{1,2}", key) for key in places):
             raise SchemaError(f'{where}: parameters.{name}: expected an object of axes, such as {{"0": "group"}}')
         parameters[name] = {
             int(axis): parse_channels(value, members, f"{where}: parameters.{name}.{axis}")

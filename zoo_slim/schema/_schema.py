@@ -123,14 +123,14 @@ class PruningSchema:
         axes: Axes = {}
         for name, layer in self.layers.items():
             module = _module(modules, name)
-            weight = module.weight
+            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
             reads, writes = (0, 1) if layer.transposed else (1, 0)
             if layer.outputs is not None:
                 _put(axes, f"{name}.weight", writes, layer.outputs, weight, "out")
-                if isinstance(module.bias, Tensor):
-                    _put(axes, f"{name}.bias", 0, layer.outputs, module.bias, "out")
+                if isinstance(bias, Tensor):
+                    _put(axes, f"{name}.bias", 0, layer.outputs, bias, "out")
             if layer.inputs is not None and layer.groups == 1:
                 _put(axes, f"{name}.weight", reads, layer.inputs, weight, "in")
             elif layer.inputs is not None and weight.shape[1] > 1:

@@ -1,5 +1,6 @@
 """From the classes of a trace to the groups of a schema."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -117,7 +118,9 @@ def _groups(trace: Trace) -> tuple[dict[str, Group], Ids]:
     start = 0
     for group in range(len(order)):
         classes = np.flatnonzero(group_of == group)
-        stem = writer[group].removesuffix(".weight")
+        stem = re.sub(
+            r"[\[\]*]", "_", re.sub(r"\.(weight|bias)$", "", writer[group])
+        )  # these mean something in expressions
         name, copy = stem, 1
         while name in groups:
             copy += 1
