@@ -1,6 +1,7 @@
 """Slimming: score, select, remove."""
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,11 @@ def remove(model: nn.Module, result: PruningResult) -> nn.Module:
 def _within(probe: nn.Module, attempt: Any, limit: int | float, macs: bool, example: Example) -> PruningResult:
     """The smallest ratio whose network has at most ``limit`` parameters or MACs, by bisection."""
     batch = _batch_size(example)
+    if isinstance(limit, bool) or not 0 < limit < math.inf:
+        raise SlimmingError(
+            f"{'macs' if macs else 'params'}={limit} is no budget: give a number to keep at most, such as 2_000_000, "
+            "or a share below 1 of what there is, such as 0.5"
+        )
 
     def cost(result: PruningResult) -> float:
         network = apply_result(probe, result)
@@ -109,6 +115,8 @@ def _within(probe: nn.Module, attempt: Any, limit: int | float, macs: bool, exam
     whole = cost(PruningResult())
     target = limit * whole if isinstance(limit, float) and limit < 1 else float(limit)
     low, high = 0.0, 1 - 2**-_STEPS
+    if cost(all_of_it := attempt(low)) <= target:
+        return all_of_it
     best = attempt(high)
     if cost(best) > target:
         raise SlimmingError(
