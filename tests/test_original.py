@@ -1,356 +1,507 @@
-"""The original tool's interface and rules, on examples worked out by hand."""
+"""The original tool's schemas, rules, interface and results."""
 
+import copy
 import json
-from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torchvision
+from equivalence import difference, outputs, zeroed
 from torch import nn
+from torchvision.models import resnet18
 
-from zoo_slim import SlimPruner, ZooSlimError, update_bn_grad
-from zoo_slim.schema import convert_original, parse_original
-from zoo_slim.slimming import randomize, training_step, verify
-
-
-def set_scales(model: nn.Module, scales: dict[str, list[float]]) -> None:
-    modules = dict(model.named_modules())
-    for name, values in scales.items():
-        weight = modules[name].weight
-        assert isinstance(weight, nn.Parameter) and weight.shape == (len(values),)
-        weight.data = torch.tensor(values)
+from zoo_slim import PruningResult, SlimPruner, update_bn_grad
+from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim.schema import convert_original, parse_original, read_original
+from zoo_slim.slimming import from_original, randomize, to_original
 
 
-def chain(*widths: int, classes: int = 3) -> nn.Sequential:
-    """conv0, bn0, conv1, bn1, … and a classifier of the mean."""
-    layers: list[tuple[str, nn.Module]] = []
-    before = 3
-    for number, width in enumerate(widths):
-        layers += [(f"conv{number}", nn.Conv2d(before, width, 3, padding=1)), (f"bn{number}", nn.BatchNorm2d(width))]
-        before = width
-    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(before, classes))]
-    return randomize(nn.Sequential(OrderedDict(layers)))  # type: ignore[return-value]
+def set_gammas(model: nn.Module, **gammas: list[float]) -> None:
+    """Set the scales of BatchNorms; names with "__" for dots."""
+    with torch.no_grad():
+        for name, values in gammas.items():
+            model.get_submodule(name.replace("__", ".")).weight.copy_(torch.tensor(values))
 
 
-def chain_schema(count: int, **keys: Any) -> dict[str, Any]:
-    modules = [{"name": f"conv{n}", "prev_bn": f"bn{n - 1}" if n else "", "next_bn": f"bn{n}"} for n in range(count)]
-    modules.append({"name": "fc", "prev_bn": f"bn{count - 1}", "next_bn": ""})
-    return {"modules": modules, **keys}
-
-
-def kept(entries: list[dict[str, Any]]) -> dict[str, list[int]]:
+def kept(model: nn.Module, schema: dict[str, Any], ratio: float) -> dict[str, list[int]]:
+    """What each BatchNorm keeps."""
+    entries = SlimPruner(model, schema).run(prune_ratio=ratio)
     return {entry["name"]: entry["keep_idxes"] for entry in entries if "keep_idxes" in entry}
 
 
-def test_threshold_is_the_value_at_n_times_ratio_and_only_greater_stays() -> None:
-    model = chain(4, 4)
-    set_scales(model, {"bn0": [0.1, -0.5, 0.3, 0.8], "bn1": [0.2, 0.4, -0.6, 0.7]})
-    # sorted |gamma|: .1 .2 .3 .4 .5 .6 .7 .8; index int(8 * 0.5) = 4 is 0.5; 0.5 itself goes
-    entries = SlimPruner(model, chain_schema(2)).run(prune_ratio=0.5)
-    assert kept(entries) == {"bn0": [3], "bn1": [2, 3]}
-    by_name = {entry["name"]: entry for entry in entries}
-    assert by_name["conv0"] == {"name": "conv0", "in_channels_keep_idxes": [0, 1, 2], "out_channels_keep_idxes": [3]}
-    assert by_name["conv1"] == {"name": "conv1", "in_channels_keep_idxes": [3], "out_channels_keep_idxes": [2, 3]}
-    assert by_name["fc"] == {"name": "fc", "in_features_keep_idxes": [2, 3]}
+class Plain(nn.Module):
+    """Two convolutions, and a linear layer on the flattened 2x2 picture."""
 
-
-def test_index_is_rounded_down() -> None:
-    model = chain(4, 4)
-    set_scales(model, {"bn0": [0.1, 0.5, 0.3, 0.8], "bn1": [0.2, 0.4, 0.6, 0.7]})
-    # int(8 * 0.49) = 3 is 0.4
-    assert kept(SlimPruner(model, chain_schema(2)).run(prune_ratio=0.49)) == {"bn0": [1, 3], "bn1": [2, 3]}
-
-
-def test_a_norm_that_would_keep_none_keeps_its_two_largest_or_two_percent() -> None:
-    model = chain(4, 150)
-    large = [1.0 + n / 1000 for n in range(150)]
-    set_scales(model, {"bn0": [0.4, 0.1, 0.3, 0.2], "bn1": large})
-    assert kept(SlimPruner(model, chain_schema(2)).run(prune_ratio=0.5))["bn0"] == [0, 2]
-    set_scales(model, {"bn0": [9.0, 9.0, 9.0, 9.0], "bn1": [n / 1000 for n in range(150)]})
-    # 154 scales, int(154 * 0.98) = 150 is a 9, which is not greater than itself: both keep their largest,
-    # bn1 max(int(150 * 0.02), 2) = 3 of them
-    found = kept(SlimPruner(model, chain_schema(2)).run(prune_ratio=0.98))
-    assert found["bn1"] == [147, 148, 149]
-    assert found["bn0"] == [0, 1]
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, first: int = 4, second: int = 4) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4 * 4, 2)
+        self.conv1, self.bn1 = nn.Conv2d(3, first, 1), nn.BatchNorm2d(first)
+        self.conv2, self.bn2 = nn.Conv2d(first, second, 1), nn.BatchNorm2d(second)
+        self.fc = nn.Linear(second * 4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x)).relu()
-        x = x + self.bn2(self.conv2(x))
-        return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+        return self.fc(self.bn2(self.conv2(x)).relu().flatten(1))
 
 
-def residual_schema(method: str, **keys: Any) -> dict[str, Any]:
-    return {
+PLAIN = {
+    "prefix": "",
+    "modules": [
+        {"name": "conv1", "prev_bn": "", "next_bn": "bn1"},
+        {"name": "conv2", "prev_bn": "bn1", "next_bn": "bn2"},
+        {"name": "fc", "prev_bn": "bn2", "next_bn": ""},
+    ],
+    "shortcuts": [],
+}
+PICTURE = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+# The threshold.
+
+
+def test_threshold_is_the_value_at_the_index_and_what_equals_it_goes():
+    model = Plain()
+    set_gammas(model, bn1=[0.1, -0.4, 0.4, 0.9], bn2=[0.2, 0.8, 0.3, 0.7])
+    # Sorted: .1 .2 .3 .4 .4 .7 .8 .9. Ratio 0.4: index int(3.2) = 3, threshold .4; both .4 go, five in all.
+    assert kept(model, PLAIN, 0.4) == {"bn1": [3], "bn2": [1, 3]}
+    # Ratio 0.25: index 2, threshold .3; what equals it goes too.
+    assert kept(model, PLAIN, 0.25) == {"bn1": [1, 2, 3], "bn2": [1, 3]}
+    # Ratio 0: the smallest of all is the threshold, and goes.
+    assert kept(model, PLAIN, 0.0) == {"bn1": [1, 2, 3], "bn2": [0, 1, 2, 3]}
+
+
+def test_a_batchnorm_that_would_lose_all_keeps_its_two_percent_or_two():
+    model = Plain(4, 120)
+    set_gammas(model, bn1=[0.02, 0.03, 0.01, 0.02], bn2=[0.5 + index / 1000 for index in range(120)])
+    # Ratio 0.5: index 62 of 124, threshold .558: bn1 would keep none: max(int(0.08), 2) = 2: its largest, .03 and the
+    # first .02. bn2 keeps 59 to 119.
+    assert kept(model, PLAIN, 0.5) == {"bn1": [0, 1], "bn2": list(range(59, 120))}
+    set_gammas(model, bn1=[1.0, 2.0, 3.0, 4.0], bn2=[0.5] * 120)
+    # All of bn2 equal the threshold: max(int(2.4), 2) = 2 stay; 150 channels keep int(3.0) = 3.
+    assert kept(model, PLAIN, 0.5) == {"bn1": [0, 1, 2, 3], "bn2": [0, 1]}
+    wide = Plain(4, 150)
+    set_gammas(wide, bn1=[1.0, 2.0, 3.0, 4.0], bn2=[0.5] * 150)
+    assert len(kept(wide, PLAIN, 0.5)["bn2"]) == 3
+
+
+def test_every_batchnorm2d_counts_for_the_threshold_and_others_do_not():
+    model = Plain()
+    set_gammas(model, bn1=[0.1, 0.2, 0.3, 0.4], bn2=[0.5, 0.6, 0.7, 0.8])
+    only_first = {"modules": [PLAIN["modules"][0], {"name": "conv2", "prev_bn": "bn1", "next_bn": ""}]}
+    # bn2 is not in the schema, and is not slimmed; its gammas are among the eight: index 4 is .5, and bn1 loses all but
+    # its two largest.
+    assert kept(model, only_first, 0.5) == {"bn1": [2, 3], "bn2": [0, 1, 2, 3]}
+    model.bn3d = nn.BatchNorm3d(8)
+    with torch.no_grad():
+        model.bn3d.weight.fill_(0.0)
+    # Index 2 of the eight, not of sixteen: .3.
+    assert kept(model, only_first, 0.25)["bn1"] == [3]
+
+
+# Merging. A residual block: bn1 and bn2 are added.
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x))
+        return self.fc((x + self.bn2(self.conv2(x))).mean((2, 3)))
+
+
+def residual(method: str, **more: Any) -> dict[str, Any]:
+    return {"modules": PLAIN["modules"], "shortcuts": [{"names": ["bn1", "bn2"], "method": method}], **more}
+
+
+@pytest.mark.parametrize("method, expected", [("or", [0, 2, 3]), ("and", [2])])
+def test_union_and_intersection(method, expected):
+    model = Residual()
+    set_gammas(model, bn1=[0.9, 0.1, 0.8, 0.2], bn2=[0.3, 0.4, 0.7, 0.6])
+    # Ratio 0.375: index 3 of .1 .2 .3 .4 .6 .7 .8 .9 is .4: bn1 keeps 0 and 2, bn2 keeps 2 and 3.
+    assert kept(model, residual(method), 0.375) == {"bn1": expected, "bn2": expected}
+
+
+def test_an_empty_intersection_keeps_five_percent():
+    model = Residual(40)
+    low, high = [0.1 + i / 1000 for i in range(20)], [0.8 + i / 1000 for i in range(20)]
+    set_gammas(model, bn1=low + high, bn2=high + low)
+    # Half of each lies above the threshold, and never the same half. int(40 * 0.05) = 2 stay: those whose smaller
+    # gamma is largest, 19 (.119 and .819) and 39 (.819 and .119).
+    assert kept(model, residual("and"), 0.5) == {"bn1": [19, 39], "bn2": [19, 39]}
+    small = Residual(4)
+    set_gammas(small, bn1=[0.1, 0.2, 0.8, 0.9], bn2=[0.9, 0.8, 0.2, 0.1])
+    assert kept(small, residual("and"), 0.375) == {"bn1": [1], "bn2": [1]}  # max(int(0.2), 1)
+
+
+def test_sets_that_share_a_name_are_one():
+    schema = {
+        "modules": [],
+        "shortcuts": [{"names": ["a", "b"], "method": "and"}, {"names": ["c", "d"], "method": "or"}],
+        "depthwise_conv_adjacent_bn": [{"names": ["b", "c"], "method": "or"}, {"names": ["e", "f"]}],
+    }
+    assert parse_original(schema).shortcuts == [(("a", "b", "c", "d"), "and"), (("e", "f"), "or")]
+
+
+# The later keys.
+
+
+@pytest.mark.parametrize("name", ["bn1", ["bn1"]])
+def test_fixed_ratio_comes_before_merging(name):
+    model = Residual()
+    set_gammas(model, bn1=[0.1, 0.2, 0.3, 0.4], bn2=[0.5, 0.9, 0.6, 0.7])
+    schema = residual("and", fixed_bn_ratio=[{"name": name, "ratio": 0.5}])
+    # Ratio 0.5: index 4 is .5. bn2 keeps 1, 2 and 3; bn1 would keep its two largest anyway: at ratio 0.5 of its own it
+    # keeps 2 and 3.
+    assert kept(model, schema, 0.5) == {"bn1": [2, 3], "bn2": [2, 3]}
+    schema["fixed_bn_ratio"][0]["ratio"] = 0.25
+    assert kept(model, schema, 0.5) == {"bn1": [1, 2, 3], "bn2": [1, 2, 3]}
+    plain = {**PLAIN, "fixed_bn_ratio": [{"name": name, "ratio": 0}]}
+    model = Plain()
+    set_gammas(model, bn1=[0.1, 0.2, 0.3, 0.4], bn2=[0.5, 0.9, 0.6, 0.7])
+    assert kept(model, plain, 0.5) == {"bn1": [0, 1, 2, 3], "bn2": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    "rounding, expected", [("none", [7, 8, 9]), ("eight", [2, 3, 4, 5, 6, 7, 8, 9]), ("two_pow", [6, 7, 8, 9])]
+)
+def test_rounding_keeps_the_largest(rounding, expected):
+    model = Plain(10, 4)
+    set_gammas(model, bn1=[index / 10 for index in range(10)], bn2=[5.0, 6.0, 7.0, 8.0])
+    # Ratio 0.45: index int(6.3) = 6, threshold .6.
+    assert kept(model, {**PLAIN, "channel_rounding": rounding}, 0.45)["bn1"] == expected
+    assert kept(model, {**PLAIN, "channel_rounding": rounding}, 0.45)["bn2"] == [0, 1, 2, 3]
+
+
+class Dense(nn.Module):
+    """conv3 reads the outputs of bn2 and bn1, in that order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.conv2, self.bn2 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.conv3, self.bn3 = nn.Conv2d(7, 4, 1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x))
+        y = self.bn2(self.conv2(x))
+        return self.fc(self.bn3(self.conv3(torch.cat([y, x], 1))).mean((2, 3)))
+
+
+def test_a_concatenation_is_read_in_its_order():
+    model = randomize(Dense()).eval()
+    schema = {
         "modules": [
             {"name": "conv1", "prev_bn": "", "next_bn": "bn1"},
             {"name": "conv2", "prev_bn": "bn1", "next_bn": "bn2"},
-            {"name": "fc", "prev_bn": "bn2", "next_bn": ""},
+            {"name": "conv3", "prev_bn": "", "next_bn": "bn3"},
+            {"name": "fc", "prev_bn": "bn3", "next_bn": ""},
         ],
-        "shortcuts": [{"names": ["bn1", "bn2"], "method": method}],
-        **keys,
+        "cats": [{"names": ["cat"], "input_bn_names": ["bn2", "bn1"], "output_conv_names": ["conv3"]}],
     }
-
-
-# the scales at index int(8 * 0.5) = 4 is 0.5: bn1 alone would keep 0 and 3, bn2 alone 3
-SCALES = {"bn1": [0.9, 0.1, 0.2, 0.8], "bn2": [0.3, 0.5, 0.4, 0.7]}
-
-
-@pytest.mark.parametrize(("method", "expected"), [("or", [0, 3]), ("and", [3])])
-def test_merged_norms_keep_the_union_or_the_intersection(method: str, expected: list[int]) -> None:
-    model = randomize(Residual())
-    set_scales(model, SCALES)
-    pruner = SlimPruner(model, residual_schema(method))
-    entries = pruner.run(prune_ratio=0.5)
-    assert kept(entries) == {"bn1": expected, "bn2": expected}
-    # a Linear after a flatten of 2 x 2 positions reads each channel four times
-    spread = [4 * channel + position for channel in expected for position in range(4)]
-    assert entries[-1] == {"name": "fc", "in_features_keep_idxes": spread}
-    assert pruner.result is not None
-    assert verify(model, pruner.result, torch.rand(2, 3, 8, 8)).exact
-    training_step(pruner.pruned_model, torch.rand(2, 3, 8, 8))
-
-
-def test_an_empty_intersection_keeps_the_same_five_percent_in_both() -> None:
-    model = randomize(Residual())
-    set_scales(model, {"bn1": [0.9, 0.8, 0.1, 0.2], "bn2": [0.1, 0.2, 0.85, 0.7]})
-    # index 4 is 0.7: bn1 would keep 0 and 1, bn2 would keep 2; of the smaller of both scales,
-    # .1 .2 .1 .2, the first largest is channel 1, and max(int(4 * 0.05), 1) = 1 stays
-    assert kept(SlimPruner(model, residual_schema("and")).run(prune_ratio=0.5)) == {"bn1": [1], "bn2": [1]}
-
-
-def test_fixed_ratio_is_applied_to_its_norm_before_merging() -> None:
-    model = randomize(Residual())
-    set_scales(model, SCALES)
-    fixed = [{"name": ["bn2"], "ratio": 0.25}]
-    # bn2 loses its smallest quarter, channel 0; bn1 keeps 0 and 3 by the threshold
-    entries = SlimPruner(model, residual_schema("and", fixed_bn_ratio=fixed)).run(prune_ratio=0.5)
-    assert kept(entries) == {"bn1": [3], "bn2": [3]}
-    entries = SlimPruner(model, residual_schema("or", fixed_bn_ratio=fixed)).run(prune_ratio=0.5)
-    assert kept(entries) == {"bn1": [0, 1, 2, 3], "bn2": [0, 1, 2, 3]}
-
-
-@pytest.mark.parametrize(
-    ("rounding", "expected"),
-    [
-        ("none", [5, 7, 9, 11, 13]),
-        ("two_pow", [5, 7, 9, 10, 11, 12, 13, 14]),
-        ("eight", [5, 7, 9, 10, 11, 12, 13, 14]),
-    ],
-)
-def test_rounding_keeps_the_next_largest(rounding: str, expected: list[int]) -> None:
-    model = chain(16, 16)
-    first = [0.01 * n for n in range(16)]
-    for channel in (5, 7, 9, 11, 13):
-        first[channel] = 2.0 + channel
-    first[15] = 0.0
-    set_scales(model, {"bn0": first, "bn1": [1.0] * 16})
-    # 32 scales: 11 below 1, sixteen of 1, five above; index int(32 * 0.8) = 25 is a 1
-    found = kept(SlimPruner(model, chain_schema(2, channel_rounding=rounding)).run(prune_ratio=0.8))
-    assert found["bn0"] == expected
-
-
-def test_cats_read_the_norms_in_order() -> None:
-    class Cat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.bn_a = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)
-            self.b, self.bn_b = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-            self.c, self.bn_c = nn.Conv2d(5, 3, 1), nn.BatchNorm2d(3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.bn_c(self.c(torch.cat([self.bn_a(self.a(x)), self.bn_b(self.b(x))], 1)))
-
-    model = randomize(Cat())
-    set_scales(model, {"bn_a": [0.1, 0.9], "bn_b": [0.8, 0.2, 0.7], "bn_c": [5.0, 5.0, 5.0]})
-    schema = {
-        "modules": [
-            {"name": "a", "prev_bn": "", "next_bn": "bn_a"},
-            {"name": "b", "prev_bn": "", "next_bn": "bn_b"},
-            {"name": "c", "prev_bn": "", "next_bn": ""},
-        ],
-        "cats": [{"input_bn_names": ["bn_a", "bn_b"], "output_conv_names": ["c"]}],
-    }
+    set_gammas(model, bn1=[0.1, 0.9, 0.2], bn2=[0.8, 0.1, 0.2, 0.7], bn3=[1.0, 2.0, 3.0, 4.0])
     pruner = SlimPruner(model, schema)
-    entries = {entry["name"]: entry for entry in pruner.run(prune_ratio=0.25)}  # int(8 * 0.25) = 2 is 0.7
-    assert entries["bn_a"]["keep_idxes"] == [1] and entries["bn_b"]["keep_idxes"] == [0]
-    assert entries["c"]["in_channels_keep_idxes"] == [1, 2]
-    assert pruner.result is not None and verify(model, pruner.result, torch.rand(2, 3, 4, 4)).exact
+    entries = {entry["name"]: entry for entry in pruner.run(0.3)}  # index 3 of .1 .1 .2 .2 .7 …: threshold .2
+    assert entries["bn1"]["keep_idxes"] == [1] and entries["bn2"]["keep_idxes"] == [0, 3]
+    assert entries["conv3"]["in_channels_keep_idxes"] == [0, 3, 4 + 1]
+    assert difference(outputs(pruner.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
 
 
-def test_depthwise_convolutions_follow_their_norms() -> None:
-    model = randomize(
-        nn.Sequential(
-            OrderedDict(
-                conv=nn.Conv2d(3, 4, 1),
-                bn1=nn.BatchNorm2d(4),
-                dw=nn.Conv2d(4, 4, 3, groups=4),
-                bn2=nn.BatchNorm2d(4),
-                out=nn.Conv2d(4, 2, 1),
-            )
-        )
-    )
-    set_scales(model, SCALES)
+class Separable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.depthwise, self.bn2 = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.bn2(self.depthwise(self.bn1(self.conv1(x)))).mean((2, 3)))
+
+
+def test_depthwise_convolutions():
+    model = randomize(Separable()).eval()
     schema = {
-        "prefix": "",
         "modules": [
-            {"name": "conv", "prev_bn": "", "next_bn": "bn1"},
-            {"name": "dw", "prev_bn": "bn1", "next_bn": "bn2"},
-            {"name": "out", "prev_bn": "bn2", "next_bn": ""},
+            {"name": "conv1", "prev_bn": "", "next_bn": "bn1"},
+            {"name": "depthwise", "prev_bn": "bn1", "next_bn": "bn2"},
+            {"name": "fc", "prev_bn": "bn2", "next_bn": ""},
         ],
         "depthwise_conv_adjacent_bn": [{"names": ["bn1", "bn2"], "method": "or"}],
     }
+    set_gammas(model, bn1=[0.1, 0.9, 0.2, 0.3], bn2=[0.1, 0.2, 0.8, 0.1])
+    # Index 4 of .1 .1 .1 .2 .2 .3 .8 .9 is .2: bn1 keeps 1 and 3, bn2 keeps 2; together 1, 2 and 3.
     pruner = SlimPruner(model, schema)
-    assert kept(pruner.run(prune_ratio=0.5)) == {"bn1": [0, 3], "bn2": [0, 3]}
-    depthwise = pruner.pruned_model.dw
-    assert isinstance(depthwise, nn.Conv2d) and depthwise.groups == depthwise.in_channels == 2
-    assert pruner.result is not None and verify(model, pruner.result, torch.rand(2, 3, 6, 6)).exact
+    entries = {entry["name"]: entry for entry in pruner.run(0.5)}
+    assert entries["bn1"]["keep_idxes"] == entries["bn2"]["keep_idxes"] == [1, 2, 3]
+    assert pruner.pruned_model.depthwise.groups == 3
+    assert difference(outputs(pruner.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
+    again = SlimPruner(model)
+    again.apply_pruning_result(list(entries.values()))
+    assert again.result == pruner.result
 
 
-def test_sets_that_share_a_norm_are_joined() -> None:
-    sets = [{"names": ["a", "b"], "method": "and"}, {"names": ["c", "d"], "method": "or"}]
-    parsed = parse_original(
-        {"modules": [], "shortcuts": sets, "depthwise_conv_adjacent_bn": [{"names": ["b", "e"], "method": "or"}]}
-    )
-    assert sorted((sorted(names), method) for names, method in parsed.shortcuts) == [
-        (["a", "b", "e"], "and"),
-        (["c", "d"], "or"),
-    ]
+def test_prefix_and_a_linear_layer_on_flattened_channels():
+    model = nn.Sequential()
+    model.add_module("model", randomize(Plain()).eval())
+    set_gammas(model.model, bn1=[1.0, 2.0, 3.0, 4.0], bn2=[0.1, 0.8, 0.2, 0.7])
+    pruner = SlimPruner(model, {**PLAIN, "prefix": "model."})
+    entries = {entry["name"]: entry for entry in pruner.run(0.125)}  # index 1: threshold .2
+    assert entries["model.bn2"]["keep_idxes"] == [1, 3]
+    # Each channel is four of the features in a row.
+    assert entries["model.fc"]["in_features_keep_idxes"] == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert entries["model.conv2"] == {
+        "name": "model.conv2",
+        "in_channels_keep_idxes": [0, 1, 2, 3],
+        "out_channels_keep_idxes": [1, 3],
+    }
+    assert difference(outputs(pruner.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
 
 
-def resnet18_schema(prefix: str = "") -> dict[str, Any]:
+# ResNet-18, as its users slim it.
+
+
+def resnet18_schema(method: str) -> dict[str, Any]:
     modules = [{"name": "conv1", "prev_bn": "", "next_bn": "bn1"}]
-    shortcuts, before = [], "bn1"
-    for layer in range(1, 5):
-        names = ["bn1"] if layer == 1 else []
+    shortcuts = []
+    before = "bn1"
+    for stage in range(1, 5):
+        names = ["bn1"] if stage == 1 else []
         for block in range(2):
-            place = f"layer{layer}.{block}"
-            modules.append({"name": f"{place}.conv1", "prev_bn": before, "next_bn": f"{place}.bn1"})
-            modules.append({"name": f"{place}.conv2", "prev_bn": f"{place}.bn1", "next_bn": f"{place}.bn2"})
-            if layer > 1 and block == 0:
-                name = f"{place}.downsample"
-                modules.append({"name": f"{name}.0", "prev_bn": before, "next_bn": f"{name}.1"})
-                names.append(f"{name}.1")
-            before = f"{place}.bn2"
-            names.append(before)
-        shortcuts.append({"names": names, "method": "or"})
+            path = f"layer{stage}.{block}"
+            modules.append({"name": f"{path}.conv1", "prev_bn": before, "next_bn": f"{path}.bn1"})
+            modules.append({"name": f"{path}.conv2", "prev_bn": f"{path}.bn1", "next_bn": f"{path}.bn2"})
+            if stage > 1 and block == 0:
+                down = f"{path}.downsample"
+                modules.append({"name": f"{down}.0", "prev_bn": before, "next_bn": f"{down}.1"})
+                names.append(f"{down}.1")
+            names.append(f"{path}.bn2")
+            before = f"{path}.bn2"
+        shortcuts.append({"names": names, "method": method})
     modules.append({"name": "fc", "prev_bn": before, "next_bn": ""})
-    return {"prefix": prefix, "modules": modules, "shortcuts": shortcuts}
+    return {"prefix": "", "modules": modules, "shortcuts": shortcuts}
 
 
-def test_resnet18_keeps_what_the_rules_imply(tmp_path: Path) -> None:
-    """All scales are 0.01 but those set here, and 0.5 in layer4, so that the threshold at 0.5 is 0.01."""
-    model = randomize(torchvision.models.resnet18(num_classes=10))
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.fill_(0.5 if name.startswith("layer4") else 0.01)
-    # 4800 scales, 2560 of them in layer4: index int(4800 * 0.4) = 1920 lies among the 2240 of 0.01
-    scales = dict(model.named_modules())
-    scales["bn1"].weight.data[3] = 1.0  # type: ignore[union-attr, operator, index]
-    scales["layer1.0.bn2"].weight.data[7] = -1.0  # type: ignore[union-attr, operator, index]
-    scales["layer1.1.bn2"].weight.data[[3, 60]] = 1.0  # type: ignore[union-attr, operator, index]
-    scales["layer1.0.bn1"].weight.data[[10, 20]] = 1.0  # type: ignore[union-attr, operator, index]
-    file = tmp_path / "resnet18.json"
-    file.write_text(json.dumps(resnet18_schema()))
-    pruner = SlimPruner(model, str(file))
-    entries = pruner.run(prune_ratio=0.4)
-    found = kept(entries)
-    assert found["bn1"] == found["layer1.0.bn2"] == found["layer1.1.bn2"] == [3, 7, 60]  # the union
-    assert found["layer1.0.bn1"] == [10, 20]
-    assert found["layer1.1.bn1"] == [0, 1]  # none is greater: max(int(64 * 0.02), 2) = 2 stay
-    assert found["layer2.0.bn1"] == [0, 1]  # likewise max(int(128 * 0.02), 2) = 2
-    assert found["layer3.0.bn1"] == list(range(5))  # int(256 * 0.02) = 5
-    assert found["layer4.0.bn1"] == list(range(512))
-    assert pruner.result is not None and verify(model, pruner.result, torch.rand(2, 3, 64, 64)).exact
+@pytest.mark.parametrize("method", ["or", "and"])
+def test_resnet18_by_hand(method):
+    model = randomize(resnet18(num_classes=10)).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(2.0)
+        # In the residual stream of the first stage three ranges of 30 channels are small, shifted by 10.
+        model.bn1.weight[0:30] = 0.5
+        model.layer1[0].bn2.weight[10:40] = -0.5
+        model.layer1[1].bn2.weight[20:50] = 0.5
+        model.layer1[0].bn1.weight[5:25] = 0.5
+        # Two whole norms lie below everything else.
+        model.layer1[1].bn1.weight.copy_(0.3 + torch.arange(64) / 1000)
+        model.layer4[1].bn1.weight.copy_(0.3 + torch.arange(512) / 5000)
+    # 4800 gammas: 576 below .5, then 110 of .5, then 2. Ratio 0.14: index 672, threshold .5.
+    found = kept(model, resnet18_schema(method), 0.14)
+    stream = [*range(20), *range(30, 64)] if method == "or" else list(range(50, 64))
+    assert found["bn1"] == found["layer1.0.bn2"] == found["layer1.1.bn2"] == stream
+    assert found["layer1.0.bn1"] == [*range(5), *range(25, 64)]
+    assert found["layer1.1.bn1"] == [62, 63]  # max(int(1.28), 2)
+    assert found["layer4.1.bn1"] == list(range(502, 512))  # int(10.24)
+    rest = set(found) - {"bn1", "layer1.0.bn1", "layer1.0.bn2", "layer1.1.bn1", "layer1.1.bn2", "layer4.1.bn1"}
+    assert len(found) == 20 and all(found[name] == list(range(len(found[name]))) for name in rest)
+    pruner = SlimPruner(model, resnet18_schema(method))
+    pruner.run(0.14)
+    assert pruner.pruned_model.layer1[1].conv1.weight.shape == (2, len(stream), 3, 3)
+    assert pruner.pruned_model.layer2[0].downsample[0].in_channels == len(stream)
+    image = torch.rand(1, 3, 64, 64)
+    assert difference(outputs(pruner.pruned_model, image), outputs(zeroed(model, pruner.result), image)) < 1e-4
 
 
-def test_documented_flow() -> None:
-    model = randomize(torchvision.models.resnet18(num_classes=10))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pruner = SlimPruner(model, resnet18_schema())
-    pruning_result = json.loads(json.dumps(pruner.run(prune_ratio=0.75)))
-    slim_state = pruner.pruned_model.state_dict()
+# The flow that the original's README documents.
+
+
+def test_the_flow_of_the_readme(tmp_path):
+    torch.manual_seed(0)
+    restored_model = randomize(resnet18(num_classes=10))
+    path = tmp_path / "resnet18.json"
+    path.write_text(json.dumps(resnet18_schema("or")))
+
+    pruner = SlimPruner(restored_model, str(path))
+    pruning_result = pruner.run(prune_ratio=0.75)
+    saved = json.dumps(pruning_result)
+    optimizer = torch.optim.SGD(pruner.pruned_model.parameters(), lr=1e-3)
+    image = torch.rand(2, 3, 64, 64)
+    pruner.pruned_model.train()(image).square().mean().backward()
+    update_bn_grad(pruner.pruned_model, s=0.0001)
+    optimizer.step()
+    pruned_state_dict = pruner.pruned_model.state_dict()
+
+    again = SlimPruner(resnet18(num_classes=10))
+    again.apply_pruning_result(json.loads(saved))
+    again.pruned_model.load_state_dict(pruned_state_dict)
+    assert again.result == pruner.result
+    assert torch.equal(again.pruned_model.eval()(image), pruner.pruned_model.eval()(image))
+    assert repr(again.pruned_model) == repr(pruner.pruned_model)
+    small = sum(parameter.numel() for parameter in pruner.pruned_model.parameters())
+    assert small < 0.8 * sum(parameter.numel() for parameter in restored_model.parameters())
+
+
+def test_the_result_is_a_list_of_plain_dicts():
+    model = randomize(Plain())
+    before = copy.deepcopy(model.state_dict())
+    result = SlimPruner(model, PLAIN).run(0.5)
+    assert json.loads(json.dumps(result)) == result
+    assert [entry["name"] for entry in result] == ["conv1", "bn1", "conv2", "bn2", "fc"]
+    assert [set(entry) - {"name"} for entry in result] == [
+        {"in_channels_keep_idxes", "out_channels_keep_idxes"},
+        {"keep_idxes"},
+        {"in_channels_keep_idxes", "out_channels_keep_idxes"},
+        {"keep_idxes"},
+        {"in_features_keep_idxes"},
+    ]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-    again = SlimPruner(torchvision.models.resnet18(num_classes=10))
-    again.apply_pruning_result(pruning_result)
-    again.pruned_model.load_state_dict(slim_state)
-    images = torch.rand(2, 3, 64, 64)
-    assert torch.equal(again.pruned_model.eval()(images), pruner.pruned_model.eval()(images))
-
-    again.pruned_model.train()(images).sum().backward()
-    update_bn_grad(again.pruned_model, s=0.0001)
+    assert to_original(from_original(result, model), model) == result
 
 
-def test_update_bn_grad_adds_s_times_the_sign() -> None:
-    norm = nn.BatchNorm2d(3)
-    norm.weight.data = torch.tensor([2.0, -3.0, 0.0])
-    norm.weight.grad = torch.tensor([1.0, 1.0, 1.0])
-    update_bn_grad(norm, s=0.5)
-    assert norm.weight.grad.tolist() == [1.5, 0.5, 1.0]
-    assert norm.bias.grad is None
+def test_our_own_results_and_schemas_work_too():
+    from zoo_slim import trace
+
+    model = randomize(Plain()).eval()
+    schema = trace(model, PICTURE)
+    pruner = SlimPruner(model, schema)
+    pruner.run(0.5)
+    other = SlimPruner(model)
+    other.apply_pruning_result(pruner.result)
+    assert torch.equal(other.pruned_model(PICTURE), pruner.pruned_model(PICTURE))
+    assert other.pruned_model is not pruner.pruned_model
 
 
-def test_prefix_is_put_before_every_name() -> None:
-    model = nn.Sequential(OrderedDict(model=torchvision.models.resnet18(num_classes=10)))
-    schema = convert_original(parse_original(resnet18_schema("model.")), model)
-    assert all(name.startswith("model.") for name in (*schema.layers, *schema.norms, *schema.groups))
-    SlimPruner(model, resnet18_schema("model.")).run(prune_ratio=0.5)
+def test_an_original_schema_says_what_tracing_finds():
+    from zoo_slim import trace
+
+    model = resnet18()
+    ours, theirs = (
+        trace(model, torch.rand(2, 3, 64, 64)),
+        convert_original(parse_original(resnet18_schema("or")), model),
+    )
+    assert sorted(part.width for part in ours.groups.values()) == sorted(part.width for part in theirs.groups.values())
+    ours_axes, their_axes = ours.axes(model), theirs.axes(model)
+    assert {name: sorted(axes) for name, axes in ours_axes.items()} == {
+        name: sorted(axes) for name, axes in their_axes.items()
+    }
+    pairs = {
+        (int(one), int(other))
+        for name, axes in ours_axes.items()
+        for axis, part in axes.items()
+        for one, other in zip(part, their_axes[name][axis], strict=True)
+    }
+    assert len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs}) == ours.channels
+
+
+# Errors.
+
+BAD = {
+    "no modules": ({}, "modules"),
+    "an unknown key": ({"modules": [], "cuts": []}, "'cuts'"),
+    "modules that are no list": ({"modules": {}}, "modules"),
+    "a module that is a name": ({"modules": ["conv1"]}, r"modules\[0\]"),
+    "a module without a name": ({"modules": [{"prev_bn": ""}]}, r"modules\[0\].name"),
+    "an unknown field": ({"modules": [{"name": "conv1", "bn": "x"}]}, r"modules\[0\]"),
+    "a shortcut without names": ({"modules": [], "shortcuts": [{"method": "or"}]}, r"shortcuts\[0\].names"),
+    "an unknown method": ({"modules": [], "shortcuts": [{"names": ["a"], "method": "xor"}]}, r"shortcuts\[0\].method"),
+    "a fixed ratio of 1": (
+        {"modules": [], "fixed_bn_ratio": [{"name": "a", "ratio": 1}]},
+        r"fixed_bn_ratio\[0\].ratio",
+    ),
+    "a fixed ratio without a name": ({"modules": [], "fixed_bn_ratio": [{"ratio": 0.5}]}, r"fixed_bn_ratio\[0\].name"),
+    "an unknown rounding": ({"modules": [], "channel_rounding": "ten"}, "channel_rounding"),
+    "a prefix that is a number": ({"modules": [], "prefix": 3}, "prefix"),
+    "cats without inputs": ({"modules": [], "cats": [{"output_conv_names": ["a"]}]}, r"cats\[0\].input_bn_names"),
+    "a list": ([], "modules"),
+}
+
+
+@pytest.mark.parametrize("document, field", BAD.values(), ids=BAD)
+def test_bad_schemas_are_refused_with_the_field_named(document, field, tmp_path):
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(SchemaError, match=rf"net\.json.*{field}"):
+        read_original(path)
+    with pytest.raises(SchemaError, match=rf"net\.json.*{field}"):
+        SlimPruner(Plain(), path)
+
+
+def test_files_that_are_no_schema(tmp_path):
+    with pytest.raises(SchemaError, match="missing"):
+        SlimPruner(Plain(), tmp_path / "missing.json")
+    (tmp_path / "text.json").write_text("{")
+    with pytest.raises(SchemaError, match=r"text\.json is not JSON"):
+        SlimPruner(Plain(), tmp_path / "text.json")
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    "modules, shortcuts, message",
     [
-        ({"modules": "conv1"}, "modules"),
-        ({"modules": [{"name": ""}]}, r"modules\[0\].name"),
-        ({"modules": [{"name": "conv1", "prev": "bn1"}]}, r"modules\[0\]"),
-        ({"modules": [{"name": "conv9", "prev_bn": "", "next_bn": ""}]}, "conv9"),
-        ({"modules": [{"name": "conv1", "prev_bn": "", "next_bn": "conv2"}]}, "conv2"),
-        ({"modules": [{"name": "bn1", "prev_bn": "", "next_bn": ""}]}, "bn1"),
-        ({"shortcuts": [{"names": ["bn1"], "method": "xor"}]}, "xor"),
-        ({"shortcuts": [{"names": "bn1", "method": "or"}]}, "names"),
-        ({"fixed_bn_ratio": [{"name": "bn1", "ratio": 1.5}]}, "1.5"),
-        ({"channel_rounding": "ten"}, "ten"),
-        ({"prefix": 3}, "prefix"),
-        ({"extra": []}, "extra"),
+        ([{"name": "conv9", "next_bn": "bn1"}], [], "'conv9'.*does not have"),
+        ([{"name": "bn1", "next_bn": "bn1"}], [], "'bn1'.*BatchNorm2d.*convolution or a Linear"),
+        ([{"name": "conv1", "next_bn": "bn9"}], [], "'bn9'.*does not have"),
+        ([{"name": "conv1", "next_bn": "conv2"}], [], "'conv2'.*Conv2d"),
+        ([{"name": "conv2", "next_bn": "bn1"}], [], "conv2.weight"),
+        ([{"name": "fc", "prev_bn": "bn3"}], [], "fc: 24 features.*5"),
+        ([], [{"names": ["bn1", "bn2"], "method": "or"}], r"bn1, bn2.*\[4, 6\]"),
     ],
 )
-def test_bad_schemas_name_the_entry(change: dict[str, Any], named: str) -> None:
-    with pytest.raises(ZooSlimError, match=named):
-        SlimPruner(Residual(), {**residual_schema("or"), **change}).run(prune_ratio=0.5)
+def test_schemas_that_do_not_fit_the_model(modules, shortcuts, message):
+    model = Plain(4, 6)
+    model.bn3 = nn.BatchNorm2d(5)
+    with pytest.raises(SchemaError, match=message):
+        SlimPruner(model, {"modules": modules, "shortcuts": shortcuts}).run(0.5)
+
+
+@pytest.mark.parametrize("ratio", [1.0, -0.1, float("nan")])
+def test_ratios_out_of_range(ratio):
+    with pytest.raises(SlimmingError, match="prune_ratio"):
+        SlimPruner(Plain(), PLAIN).run(ratio)
+
+
+def test_what_has_to_be_done_first():
+    with pytest.raises(SlimmingError, match="no schema"):
+        SlimPruner(Plain()).run(0.5)
+    with pytest.raises(SlimmingError, match=r"run.*apply_pruning_result"):
+        _ = SlimPruner(Plain(), PLAIN).pruned_model
+
+
+def test_a_model_without_batchnorm():
+    with pytest.raises(SlimmingError, match="no BatchNorm2d"):
+        SlimPruner(nn.Sequential(nn.Conv2d(3, 4, 1)), {"modules": [{"name": "0"}]}).run(0.5)
 
 
 @pytest.mark.parametrize(
-    "entries",
+    "entry, message",
     [
-        [{"name": "bn9", "keep_idxes": [0]}],
-        [{"name": "bn1", "keep_idxes": [4]}],
-        [{"name": "bn1", "keep_idxes": [1, 0]}],
-        [{"name": "bn1", "keep_idxes": [0, 0]}],
-        [{"name": "bn1", "keep_idxes": [-1]}],
-        [{"name": "bn1", "keep_idxes": []}],
-        [{"name": "conv1", "out_channels_keep_idxes": [0]}],
-        ["bn1"],
+        ({"name": "module.bn1", "keep_idxes": [0]}, "'module.bn1'.*prefix"),
+        ({"name": "bn1", "keep_idxes": [0, 4]}, "bn1: keep_idxes.*below 4"),
+        ({"name": "bn1", "keep_idxes": [1, 0]}, "bn1: keep_idxes"),
+        ({"name": "bn1", "keep_idxes": [1, 1]}, "bn1: keep_idxes"),
+        ({"name": "bn1", "keep_idxes": [-1]}, "bn1: keep_idxes"),
+        ({"name": "bn1", "keep_idxes": []}, "bn1: keep_idxes"),
+        ({"name": "bn1", "keep_idxes": [True]}, "bn1: keep_idxes"),
+        ({"name": "bn1", "keep_idxes": "01"}, "bn1: keep_idxes"),
+        ({"name": "bn1"}, "bn1: keep_idxes"),
+        ({"name": "conv1", "out_channels_keep_idxes": [0]}, "conv1: in_channels_keep_idxes"),
+        ({"name": "fc", "in_features_keep_idxes": [16]}, "fc: in_features_keep_idxes.*below 16"),
+        ({"keep_idxes": [0]}, "entry 0"),
+        ("bn1", "entry 0"),
     ],
 )
-def test_bad_results_are_refused(entries: list[Any]) -> None:
-    with pytest.raises(ZooSlimError):
-        SlimPruner(Residual()).apply_pruning_result(entries)
+def test_results_that_do_not_fit(entry, message):
+    with pytest.raises(SlimmingError, match=message):
+        SlimPruner(Plain()).apply_pruning_result([entry])
 
 
-def test_steps_out_of_order_say_what_to_do() -> None:
-    with pytest.raises(ZooSlimError, match="run"):
-        SlimPruner(Residual()).pruned_model  # noqa: B018
-    with pytest.raises(ZooSlimError, match="schema"):
-        SlimPruner(Residual()).run(prune_ratio=0.5)
-    with pytest.raises(ZooSlimError, match="prune_ratio"):
-        SlimPruner(Residual(), residual_schema("or")).run(prune_ratio=1.0)
+def test_what_the_original_form_has_no_words_for():
+    model = nn.Sequential(nn.PReLU(4), nn.Conv2d(4, 4, 1, groups=2))
+    with pytest.raises(SlimmingError, match=r"0\.weight"):
+        to_original(PruningResult({"0.weight": {0: torch.tensor([0])}}), model)
+    rows = torch.tensor([[0], [1]])
+    with pytest.raises(SlimmingError, match=r"1\.weight.*groups"):
+        to_original(PruningResult({"1.weight": {1: rows}}), model)
