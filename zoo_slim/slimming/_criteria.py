@@ -86,7 +86,7 @@ def score(model: nn.Module, schema: PruningSchema, criterion: str | Criterion) -
     scores = np.asarray(criterion(model, schema), dtype=np.float64)
     if scores.shape != (schema.channels,):
         raise SlimmingError(f"the criterion gave scores of shape {scores.shape} for {schema.channels} channels")
-    if np.isnan(scores).all():
+    if schema.channels and np.isnan(scores).all():
         raise SlimmingError(
             f"the criterion scores none of the {schema.channels} channels of this {type(model).__name__}, so that "
             "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 score any layer's weights."
