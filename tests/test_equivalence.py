@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zoo_slim.registry import registry
+from zoo_slim.registry import Registry, registry
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming import TOLERANCE, randomize, slim, training_step, verify
 from zoo_slim.tracing import Trace, run_trace, schema_of
@@ -84,7 +84,7 @@ def test_small_networks(name, ratio, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, name", enumerate(LARGE))
+@pytest.mark.parametrize("number, name", list(enumerate(LARGE)))
 def test_large_networks(number, name):
     check(name, (0.3, 0.6, 0.85)[number % 3], number)
 
@@ -101,7 +101,7 @@ def test_verify_agrees(name):
 
 
 def test_no_architecture_is_forgotten():
-    names = [name for name in registry().names() if not name.startswith("timm/") and name != "tinynet"]
+    names = [name for name in Registry().names() if not name.startswith("timm/") and name != "tinynet"]
     assert sorted(names) == sorted({*SMALL, *LARGE, *LEFT_OUT})
 
 
