@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint import read_result, write_result
 from zoo_slim.checkpoint._meta import shapes_of
+from zoo_slim.checkpoint._result_file import check_attributes
 from zoo_slim.checkpoint._safetensors import TensorFile, write_tensors
 from zoo_slim.result import PruningResult
 
@@ -63,6 +65,30 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, case: Any) -> None
     assert again.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [((3, 5), True), ((3, 5, 1), False), ((3,), False), (3, False)],
+)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_tuple_replaces_as_many_integers_of_a_list_or_tuple(kind: type, value: Any, fits: bool) -> None:
+    model = torch.nn.Module()
+    model.sizes = kind((8, 8))
+    result = PruningResult({}, {"": {"sizes": value}})
+    if fits:
+        check_attributes(result, model, "file")
+    else:
+        with pytest.raises(CheckpointError, match=r"sizes.*one of the same length; the freshly built module has"):
+            check_attributes(result, model, "file")
+
+
+@pytest.mark.parametrize("current", [[8, True], [8, 8.0], [8, [8]], ["a", "b"], "ab", None, {8, 9}, range(2)])
+def test_what_is_no_list_of_integers_is_never_set(current: Any) -> None:
+    model = torch.nn.Module()
+    model.sizes = current
+    with pytest.raises(CheckpointError, match="sizes"):
+        check_attributes(PruningResult({}, {"": {"sizes": (3, 5)}}), model, "file")
+
+
 def test_equal_masks_are_stored_once_in_the_order_of_packbits(tmp_path: Path) -> None:
     shapes = shapes_of(trained())
     write_result(a_result(), tmp_path / "p", shapes)
@@ -94,8 +120,6 @@ def test_equal_masks_are_stored_once_in_the_order_of_packbits(tmp_path: Path) ->
     ],
 )
 def test_results_that_fit_no_network_are_not_written(tmp_path: Path, name: str, axis: int, index: torch.Tensor) -> None:
-    from zoo_slim._errors import CheckpointError
-
     with pytest.raises(CheckpointError, match=name):
         write_result(PruningResult({name: {axis: index}}), tmp_path / "p", shapes_of(trained()))
     assert not (tmp_path / "p").exists()

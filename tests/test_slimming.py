@@ -338,6 +338,14 @@ def test_slices_of_tensors():
             slice_tensor(weight, axes)
 
 
+def test_a_list_stays_a_list_of_its_own():
+    model = nn.Module()
+    model.sizes, model.pair, model.groups = [8, 8], (4, 4), 2
+    small = apply_result(model, PruningResult({}, {"": {"sizes": (3, 5), "pair": (1, 2), "groups": 1}}))
+    assert (small.sizes, small.pair, small.groups) == ([3, 5], (1, 2), 1)
+    assert (model.sizes, model.pair, model.groups) == ([8, 8], (4, 4), 2)
+
+
 @pytest.mark.parametrize(
     "result, message",
     [

@@ -23,7 +23,8 @@ class PruningResult:
             on axis 1 of a convolution of ``g`` groups, where row ``r`` belongs to the ``r``-th block of the outputs
             kept. Axes that keep everything are absent.
         attributes: ``{module name: {attribute: value}}``: the integers (or tuples of integers) that ``forward`` or
-            ``repr`` read and that differ from the original's. The root module's name is ``""``.
+            ``repr`` read and that differ from the original's. The root module's name is ``""``. A module that has a
+            list of integers there gets a list.
     """
 
     kept: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
@@ -114,7 +115,7 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         if name not in modules:
             raise SlimmingError(f"the pruning result sets attributes of module {name!r}, which does not exist")
         for attribute in values:
-            if not isinstance(vars(modules[name]).get(attribute), (int, tuple)):
+            if not isinstance(vars(modules[name]).get(attribute), (int, tuple, list)):
                 raise SlimmingError(f"module {name!r} has no integer attribute {attribute!r} to set")
     memo: dict[int, object] = {}
     for name, tensor in tensors.items():
@@ -129,5 +130,6 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
     modules = dict(slim.named_modules())
     for name, values in result.attributes.items():
         for attribute, value in values.items():
-            setattr(modules[name], attribute, value)
+            is_list = isinstance(vars(modules[name])[attribute], list)
+            setattr(modules[name], attribute, list(value) if is_list and isinstance(value, tuple) else value)
     return slim

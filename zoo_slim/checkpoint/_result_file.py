@@ -202,7 +202,7 @@ def _attributes(raw: dict[str, object], where: str) -> dict[str, dict[str, Attri
 
 
 def check_attributes(result: PruningResult, model: nn.Module, where: str) -> None:
-    """Check that every attribute exists on the freshly built model as an integer, or a tuple of as many integers.
+    """Check that every attribute exists on the freshly built model as an integer, or a tuple or list of as many.
 
     Properties, class attributes and booleans are none: nothing but plain numbers is ever set from a file.
 
@@ -215,14 +215,15 @@ def check_attributes(result: PruningResult, model: nn.Module, where: str) -> Non
             raise CheckpointError(f"{where}: attributes: the architecture has no module {show(module)}")
         for name, value in values.items():
             current = vars(modules[module]).get(name)
-            if type(value) is not type(current) or not _same_kind(value, current):
+            if not _same_kind(value, current):
                 raise CheckpointError(
                     f"{where}: attributes: {show(module)}.{show(name)}: can only replace an integer by an integer, or a"
-                    f" tuple of integers by one of the same length; the freshly built module has {show(current)}"
+                    " tuple or list of integers by one of the same length; the freshly built module has"
+                    f" {show(current)}"
                 )
 
 
 def _same_kind(value: Attribute, current: object) -> bool:
-    if isinstance(value, tuple):
-        return isinstance(current, tuple) and len(value) == len(current) and all(type(n) is int for n in current)
-    return True
+    if isinstance(current, (tuple, list)) and type(current) in (tuple, list):
+        return isinstance(value, tuple) and [type(n) for n in current] == [int] * len(value)
+    return type(value) is type(current) is int
