@@ -40,7 +40,9 @@ def outputs(model: nn.Module, example: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def zeroed(model: nn.Module, result: PruningResult, reads: Mapping[str, int] | None = None) -> nn.Module:
+def zeroed(
+    model: nn.Module, result: PruningResult, reads: Mapping[str, int | tuple[int, ...]] | None = None
+) -> nn.Module:
     """A copy of the model in which the slices that read removed channels are zero, layer by layer.
 
     These are the slices along axis 1 of every weight of two or more dimensions, axis 0 for transposed convolutions.
@@ -48,25 +50,27 @@ def zeroed(model: nn.Module, result: PruningResult, reads: Mapping[str, int] | N
     Args:
         model: the original network.
         result: what was kept of it.
-        reads: ``{parameter: axis}`` for those that read along another axis.
+        reads: ``{parameter: axis or axes}`` for those that read along others.
     """
     masked = copy.deepcopy(model)
     modules = dict(masked.named_modules())
     for name, parameter in masked.named_parameters():
         transposed = bool(getattr(modules[name.rpartition(".")[0]], "transposed", False))
-        axis = (reads or {}).get(name, 0 if transposed else 1)
-        index = result.kept.get(name, {}).get(axis)
-        if index is None:
-            continue
-        rows = index.reshape(-1, index.shape[-1])
-        mask = torch.zeros(len(rows), parameter.shape[axis], dtype=torch.bool).scatter_(1, rows, True)
-        if len(rows) > 1:
-            mask = mask.repeat_interleave(len(parameter) // len(rows), 0)
-            mask = mask.reshape(*mask.shape, *[1] * (parameter.ndim - 2))
-        else:
-            mask = mask.reshape([-1 if dim == axis else 1 for dim in range(parameter.ndim)])
-        parameter.masked_fill_(~mask.expand_as(parameter), 0.0)
+        axes = (reads or {}).get(name, 0 if transposed else 1)
+        for axis in axes if isinstance(axes, tuple) else (axes,):
+            if (index := result.kept.get(name, {}).get(axis)) is not None:
+                parameter.masked_fill_(~_mask(parameter, axis, index), 0.0)
     return masked
+
+
+def _mask(parameter: Tensor, axis: int, index: Tensor) -> Tensor:
+    """Where a parameter is kept: bool, of its shape."""
+    rows = index.reshape(-1, index.shape[-1])
+    mask = torch.zeros(len(rows), parameter.shape[axis], dtype=torch.bool).scatter_(1, rows, True)
+    if len(rows) == 1:
+        return mask.reshape([-1 if dim == axis else 1 for dim in range(parameter.ndim)]).expand_as(parameter)
+    mask = mask.repeat_interleave(len(parameter) // len(rows), 0)
+    return mask.reshape(*mask.shape, *[1] * (parameter.ndim - 2)).expand_as(parameter)
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:

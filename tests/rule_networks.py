@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,13 +37,13 @@ class Case:
         build: makes the network.
         removable: how many classes can be removed exactly, worked out by hand; None where that is not settled.
         example: what it is called with.
-        reads: parameters that read a channel axis in another way than layers do: ``{name: axis}``.
+        reads: parameters that read a channel axis in another way than layers do: ``{name: axis or axes}``.
     """
 
     build: Callable[[], nn.Module]
     removable: int | None
     example: Any
-    reads: Mapping[str, int]
+    reads: Mapping[str, int | tuple[int, ...]]
 
 
 CASES: dict[str, Case] = {}
@@ -376,6 +377,10 @@ after("view as pairs", 4, lambda m, y: y.view(y.shape[0], 2, -1, 8, 8).sum(1), 4
 after("view as pairs side by side", 4, lambda m, y: y.view(y.shape[0], -1, 2, 8, 8).sum(2), 4)
 after("view as pairs of a given size", 4, lambda m, y: y.view(y.shape[0], y.shape[1] // 2, 2, 8, 8).sum(2), 4)
 after("view by another's size", None, lambda m, y: y.view(2, m.b(y).shape[1], 2, 8, 8).sum(2), 4, b=conv(8, 4))
+after("view by NumPy's product", 0, lambda m, y: y.view(y.shape[0], np.prod(y.shape[1:2]), -1))
+after("view by a NumPy integer", 0, lambda m, y: y.view(-1, np.int64(8), 64))
+after("view as another type", 8, lambda m, y: y + y.view(torch.int64).view(y.dtype))
+after("chunks of a number that is a size", 0, lambda m, y: torch.cat(y.chunk(y.shape[1] // 2, 1)[::-1], 1))
 after("view by its attribute", 8, lambda m, y: y.view(-1, m.a.out_channels, 64))
 after("view that swaps sizes", None, lambda m, y: y.view(y.shape[0], y.shape[2], y.shape[1], 8))
 after("view of channels into space", None, lambda m, y: y.flatten(2).view(y.shape[0], 16, -1), 16)
@@ -560,6 +565,24 @@ after(
 )
 after(
     "weight scaled per output", 14, lambda m, y: F.conv2d(y, m.w * m.v), 6, w=weights(6, 8, 1, 1), v=weights(6, 1, 1, 1)
+)
+after(
+    "low-rank update",
+    17,  # the 3 ranks too
+    lambda m, y: F.conv2d(y, m.w + (m.up @ m.down).view(m.w.shape)),
+    6,
+    w=weights(6, 8, 1, 1),
+    up=weights(6, 3),
+    down=weights(3, 8),
+)
+case(
+    "weight read both ways",
+    14,
+    lambda m, x: m.head(F.linear(F.linear(pool(m.a(x)), m.w).relu(), m.w.t())),
+    a=conv(3, 8),
+    w=weights(6, 8),
+    head=head(8),
+    reads={"w": (0, 1)},
 )
 after("weight shifted", 6, lambda m, y: F.conv2d(y, m.w + 1.0), 6, w=weights(6, 8, 1, 1))
 after(
@@ -1097,6 +1120,15 @@ def _scripted_scale(y: Tensor) -> Tensor:
 
 after("script function with constants", 0, lambda m, y: _scripted(y))
 after("script function", 8, lambda m, y: _scripted_scale(y))
+
+
+_ACTIVATIONS = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid,
+    nn.Mish, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
+    nn.Tanhshrink,
+)  # fmt: skip
+for _kind in _ACTIVATIONS:
+    after(_kind.__name__, 8, lambda m, y: m.act(y), act=of(_kind))
 
 
 class Halve(torch.autograd.Function):

@@ -63,8 +63,8 @@ def test_threshold_is_the_value_at_the_index_and_what_equals_it_goes():
     set_gammas(model, bn1=[0.1, -0.4, 0.4, 0.9], bn2=[0.2, 0.8, 0.3, 0.7])
     # Sorted: .1 .2 .3 .4 .4 .7 .8 .9. Ratio 0.4: index int(3.2) = 3, threshold .4; both .4 go, five in all.
     assert kept(model, PLAIN, 0.4) == {"bn1": [3], "bn2": [1, 3]}
-    # Ratio 0.25: index 2, threshold .3; what equals it goes too.
-    assert kept(model, PLAIN, 0.25) == {"bn1": [1, 2, 3], "bn2": [1, 3]}
+    # Ratio 0.35: index int(2.8) = 2, threshold .3; what equals it goes too.
+    assert kept(model, PLAIN, 0.35) == {"bn1": [1, 2, 3], "bn2": [1, 3]}
     # Ratio 0: the smallest of all is the threshold, and goes.
     assert kept(model, PLAIN, 0.0) == {"bn1": [1, 2, 3], "bn2": [0, 1, 2, 3]}
 

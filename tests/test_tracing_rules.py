@@ -139,6 +139,13 @@ def test_a_model_that_cannot_run_is_an_error_that_says_why():
         trace(net, torch.rand(2, 3, 8, 8))
 
 
+def test_what_a_script_module_reads_stays():
+    net = Net(lambda m, x: m.head(m.b(m.a(x)).mean((2, 3))), a=conv(3, 8)(), b=conv(8, 6)(), head=nn.Linear(6, 5))
+    net.b = torch.jit.script(nn.Sequential(net.b, nn.ReLU()))
+    facts = run_trace(net, torch.rand(2, 3, 8, 8))
+    assert facts.classes == 0 and any("script" in reason for reason, _ in facts.reasons)
+
+
 def test_a_cyclic_output_does_not_hang():
     class Cyclic:
         def __init__(self, tensor: torch.Tensor) -> None:

@@ -119,7 +119,7 @@ def _product(state: TraceState, left: Tensor, right: Tensor, out: Tensor) -> Non
     )
     labels, shapes = [], []
     for tensor, side, inner in ((left, sides[0], columns), (right, sides[1], rows)):
-        labels.append(tuple(Factor(factor.ids) for factor in side if inner not in support(factor)))
+        labels.append(tuple(factor for factor in side if inner not in support(factor)))
         shapes.append([1 if dim == inner else size for dim, size in enumerate(tensor.shape)])
     state.set(out, join(state, labels, shapes, "product"))
 

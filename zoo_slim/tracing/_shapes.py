@@ -46,10 +46,12 @@ def tensors_among(value: Any) -> Iterator[Tensor]:
         yield from tensors_among(list(value.values()))
 
 
-def _given(given: Sequence[Any]) -> tuple[Any, ...]:
-    """Sizes given as one sequence, or one by one."""
+def _given(given: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes given as one sequence, or one by one. NumPy's integers, and tensors', are constants."""
     sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
-    return tuple(sizes) if all(isinstance(size, int) for size in sizes) else ()
+    if any(isinstance(size, torch.dtype) for size in sizes):
+        return ()
+    return tuple(size if isinstance(size, Dim) else int(size) for size in sizes)
 
 
 def _view(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
@@ -82,6 +84,8 @@ def _unflatten(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Shap
 
 
 def _chunk(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    for dim in dims_in((args, kwargs)):
+        dim.hold()
     return ShapeContext(equal_parts=True)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -99,13 +100,13 @@ class TraceState:
                     self._names[id(tensor)] = name
                     self.minted[name] = self._mint(name, tensor.shape, groups if kernel else 1, 2 if kernel else None)
                     self._labels[id(tensor)] = (tensor, self.minted[name])
+                    if isinstance(module, torch.jit.ScriptModule):
+                        for factor in self.minted[name]:
+                            self.ids.freeze(factor.ids, f"{prefix} is a script module, which cannot be taken apart")
 
     def follow_attributes(self, model: nn.Module) -> None:
         """Replace the widths that torch's layers know by attributes, which slimming sets, by `Dim`."""
         for module in model.modules():
-            tensor = module._parameters.get("weight")
-            if tensor is None or id(tensor) not in self._names:
-                continue
             if isinstance(module, _ConvNd):
                 writes = int(module.transposed)
                 places = {"out_channels": writes, "in_channels": 1 - writes} if module.groups == 1 else {}
@@ -114,6 +115,9 @@ class TraceState:
                 places = {"out_features": 0, "in_features": 1}
             else:
                 places = {"num_features": 0} if isinstance(module, nn.modules.batchnorm._NormBase) else {}
+            tensor = module._parameters.get("weight") if places else None
+            if tensor is None or id(tensor) not in self._names:
+                continue
             for attribute, axis in places.items():
                 if vars(module).get(attribute) == tensor.shape[axis]:
                     setattr(module, attribute, self.size(tensor, axis))

@@ -77,6 +77,8 @@ def _watch_modules(model: nn.Module, state: TraceState) -> None:
         state.modules.pop()
 
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # it takes no hooks
         module.register_forward_pre_hook(enter(name, module))
         module.register_forward_hook(leave, always_call=True)
 
