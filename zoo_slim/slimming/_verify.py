@@ -89,11 +89,14 @@ def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
 def _draws_random_numbers(model: nn.Module, example: Example) -> bool:
     """Whether the branches that only run in training are random. Few draws can agree by chance: the states cannot."""
     with torch.random.fork_rng(devices=[]):
-        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1:3]
+        before = _generators()
         first = _training_outputs(model, example)
-        drawn = not torch.equal(states[0], torch.get_rng_state()) or states[1] != random.getstate()
-        drawn = drawn or repr(states[2]) != repr(np.random.get_state()[1:3])
-        return drawn or _difference(_training_outputs(model, example), first) >= TOLERANCE
+        return _generators() != before or _difference(_training_outputs(model, example), first) >= TOLERANCE
+
+
+def _generators() -> tuple[object, ...]:
+    """The states of the generators of random numbers that a forward may use."""
+    return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
