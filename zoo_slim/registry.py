@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
+from zoo_slim import _plugins
 from zoo_slim._architecture import Architecture, Option
 from zoo_slim._errors import RegistryError
 
@@ -123,14 +124,14 @@ class Registry:
     def _load(self) -> dict[str, Architecture | Family]:
         with self._lock:
             if self._plugins is None:
-                points = metadata.entry_points(group=GROUP) if self._entry_points is None else self._entry_points
+                points = _plugins.entry_points(GROUP) if self._entry_points is None else self._entry_points
                 plugins: dict[str, Architecture | Family] = {}
                 for point in points:
-                    label = _label(point)
+                    label = _plugins.label(point)
                     try:
                         plugins[label] = _as_plugin(point.name, point.load())
                     except Exception as error:
-                        self._failures[label] = _reason(error)
+                        self._failures[label] = _plugins.reason(error)
                 self._plugins = plugins
             return self._plugins
 
@@ -142,7 +143,7 @@ class Registry:
                 try:
                     yield label, plugin.find(name)
                 except Exception as error:
-                    self._failures[label] = _reason(error)
+                    self._failures[label] = _plugins.reason(error)
         if name in self._registered:
             yield _describe(self._registered[name].builder), self._registered[name]
 
@@ -155,7 +156,7 @@ class Registry:
                 try:
                     yield from list(plugin.names())
                 except Exception as error:
-                    self._failures[label] = _reason(error)
+                    self._failures[label] = _plugins.reason(error)
 
     def _unknown(self, name: str) -> str:
         families = [plugin for plugin in self._load().values() if not isinstance(plugin, Architecture)]
@@ -175,15 +176,6 @@ class Registry:
 
 def _prefix(family: Family) -> str:
     return str(getattr(family, "prefix", ""))
-
-
-def _label(point: metadata.EntryPoint) -> str:
-    dist = getattr(point, "dist", None)
-    return f"{point.name} = {point.value}" + (f" ({dist.name} {dist.version})" if dist is not None else "")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _describe(builder: Callable[..., nn.Module]) -> str:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_slim import slim
-from zoo_slim._errors import CheckpointError, SlimmingError, ZooSlimError
+from zoo_slim._errors import CheckpointError, ZooSlimError
 from zoo_slim.checkpoint import Config
 from zoo_slim.cli._channels import removable, removed
 from zoo_slim.cli._checkpoints import find_folder
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
-from zoo_slim.slimming import CRITERIA, randomize, training_step, verify
+from zoo_slim.slimming import randomize, training_step, verify
+from zoo_slim.slimming._score import find_criterion
 from zoo_slim.tracing import Trace, run_trace, schema_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def check_network(
         name: a registered name.
         options: for its builder.
         ratio: share of the channels to remove.
-        criteria: names in `zoo_slim.slimming.CRITERIA`.
+        criteria: names that `zoo_slim.slimming.list_criteria` lists.
         size: side of the images; None: 96, and where the network does not take that, its own.
         seed: of weights and channels.
 
@@ -50,11 +51,10 @@ def check_network(
         What was found of the worst of the criteria, ready for JSON; ``error`` says why there is nothing to find.
 
     Raises:
-        SlimmingError: an unknown criterion.
+        SlimmingError: a criterion that does not exist or cannot be used.
     """
     for criterion in criteria:
-        if criterion not in CRITERIA:
-            raise SlimmingError(f"there is no criterion {criterion!r}; choose one of {', '.join(sorted(CRITERIA))}")
+        find_criterion(criterion)
     architecture = registry().find(name)
 
     def attempt(side: int | None) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Slimming: criteria, selection, removal, and the proof that what is left computes the same."""
 
 from zoo_slim.slimming._cost import count_macs, count_params
-from zoo_slim.slimming._criteria import CRITERIA, Criterion, score
+from zoo_slim.slimming._criteria import Criterion
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._pruner import SlimPruner
+from zoo_slim.slimming._score import list_criteria, over_batches, score
 from zoo_slim.slimming._select import select
 from zoo_slim.slimming._slim import slim
 from zoo_slim.slimming._verify import TOLERANCE, Verification, randomize, training_step, verify
 
 __all__ = [
-    "CRITERIA", "TOLERANCE", "Criterion", "SlimPruner", "Verification", "count_macs", "count_params", "from_original",
-    "randomize", "result_from_keep", "score", "select", "slim", "to_original", "training_step", "verify",
+    "TOLERANCE", "Criterion", "SlimPruner", "Verification", "count_macs", "count_params", "from_original",
+    "list_criteria", "over_batches", "randomize", "result_from_keep", "score", "select", "slim", "to_original",
+    "training_step", "verify",
 ]  # fmt: skip

@@ -14,9 +14,10 @@ from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult
 from zoo_slim.schema import PruningSchema, loads
 from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original
-from zoo_slim.slimming._criteria import Scores, score
+from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
+from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import Keep, rounded, select
 from zoo_slim.slimming._slim import remove
 

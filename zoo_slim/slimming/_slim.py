@@ -12,8 +12,9 @@ from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema, read_schema
 from zoo_slim.slimming._cost import count_macs, count_params
-from zoo_slim.slimming._criteria import Criterion, score
+from zoo_slim.slimming._criteria import Criterion
 from zoo_slim.slimming._keep import result_from_keep
+from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import select
 from zoo_slim.tracing import Example, call_model, meta_copy, to_device, trace
 
@@ -45,7 +46,8 @@ def slim(
         ratio: the share of all scored channels to remove, ``0 <= ratio < 1``.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
-        criterion: ``bn_scale``, ``l1``, ``l2``, ``random``, or a function ``(model, schema) -> scores``.
+        criterion: a name from `zoo_slim.slimming.list_criteria` (``bn_scale``, ``l1``, ``l2``, ``taylor``, ``random``,
+            and those of installed plugins), or a function ``(model, schema) -> scores``.
         example_input: what to call the model with; by default the architecture's, for a model that zoo_slim built.
         schema: the channel groups. By default the architecture's bundled schema where it fits, or else a fresh trace.
         minimum: what each group keeps at least: a number of channels, or a share of its width (then at least 2).
