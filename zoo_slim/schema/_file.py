@@ -17,7 +17,18 @@ from zoo_slim.schema._schema import Group, Layer, PruningSchema
 __all__ = ["FORMAT", "VERSION", "dumps", "loads", "read_schema", "write_schema"]
 
 FORMAT, VERSION = "zoo_slim.schema", 1
-_TOP = {"format", "version", "architecture", "fingerprint", "rounding", "groups", "layers", "parameters", "equal"}
+_TOP = {
+    "format",
+    "version",
+    "architecture",
+    "fingerprint",
+    "rounding",
+    "groups",
+    "layers",
+    "parameters",
+    "attributes",
+    "equal",
+}
 _LIMIT_BYTES = 16 << 20
 
 
@@ -68,6 +79,10 @@ def dumps(schema: PruningSchema) -> str:
         document["parameters"] = {
             name: {str(axis): text(channels) for axis, channels in places.items()}
             for name, places in schema.parameters.items()
+        }
+    if schema.attributes:
+        document["attributes"] = {
+            name: {key: text(channels) for key, channels in own.items()} for name, own in schema.attributes.items()
         }
     if len(schema.equal):
         document["equal"] = [[text(row) for row in rows] for rows in schema.equal]
@@ -146,6 +161,15 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
             int(axis): parse_channels(value, members, f"{where}: parameters.{name}.{axis}")
             for axis, value in places.items()
         }
+    attributes: dict[str, dict[str, Ids]] = {}
+    for name, own in _table(document, "attributes", where).items():
+        if not isinstance(own, dict) or not all(re.fullmatch(r"[^\W\d]\w*(\[[0-9]{1,4}\])?", key) for key in own):
+            raise SchemaError(
+                f'{where}: attributes.{name}: expected an object of names, such as {{"num_heads": "group"}}'
+            )
+        attributes[name] = {
+            key: parse_channels(value, members, f"{where}: attributes.{name}.{key}") for key, value in own.items()
+        }
     equal = []
     rows_list = document.get("equal", [])
     if not isinstance(rows_list, list):
@@ -164,7 +188,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
         if not isinstance(document.get(key, ""), str):
             raise SchemaError(f"{where}: field {key!r} must be a string")
     return PruningSchema(
-        groups, layers, norms, parameters, equal,
+        groups, layers, norms, parameters, attributes, equal,
         architecture=document.get("architecture"), fingerprint=document.get("fingerprint"), rounding=rounding,
     )  # fmt: skip
 

@@ -55,6 +55,8 @@ class PruningSchema:
         layers: convolution and linear layers by module name.
         norms: normalisation layers by module name: the channel of each position.
         parameters: other tensors by state-dict name: ``{axis: channel of each position}``.
+        attributes: integers that modules hold and that are sizes of axes: ``{module name: {attribute: channel of each
+            position}}``. ``name[i]`` is the item of a list or tuple. The root module's name is ``""``.
         equal: arrays ``[rows, n]`` of channels; each row must keep equally many positions. See also `balanced`.
         architecture: the name of the architecture that it was made for, if it has one.
         fingerprint: see `fingerprint`.
@@ -65,6 +67,7 @@ class PruningSchema:
     layers: Mapping[str, Layer] = field(default_factory=dict)
     norms: Mapping[str, Ids] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[int, Ids]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Ids]] = field(default_factory=dict)
     equal: Sequence[Ids] = ()
     architecture: str | None = None
     fingerprint: str | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo_slim._errors import SlimmingError
+from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import Attribute, PruningResult
 from zoo_slim.schema import PruningSchema, model_tensors
 from zoo_slim.slimming._select import Keep
@@ -41,7 +41,37 @@ def result_from_keep(model: nn.Module, schema: PruningSchema, keep: Keep) -> Pru
     for name, layer in schema.layers.items():
         if layer.groups > 1 and layer.inputs is not None and len(layer.inputs) == layer.groups:
             groups[name] = int(present[layer.inputs].sum())
-    return PruningResult(kept, slim_attributes(model, kept, groups))
+    attributes = slim_attributes(model, kept, groups)
+    for name, own in _sizes(model, schema, present).items():
+        attributes.setdefault(name, {}).update(own)
+    return PruningResult(kept, attributes)
+
+
+def _sizes(model: nn.Module, schema: PruningSchema, present: Keep) -> dict[str, dict[str, Attribute]]:
+    """The attributes that the schema calls sizes of axes, where they change.
+
+    Raises:
+        SchemaError: one that the model does not have, or that has another value than the axis has positions.
+    """
+    modules = dict(model.named_modules())
+    changed: dict[str, dict[str, Attribute]] = {}
+    for name, own in schema.attributes.items():
+        for key, channels in own.items():
+            attribute, _, place = key.removesuffix("]").partition("[")
+            value = vars(modules[name]).get(attribute) if name in modules else None
+            items = list(value) if isinstance(value, (list, tuple)) else [value]
+            index = int(place) if place else 0
+            if isinstance(value, (list, tuple)) != bool(place) or index >= len(items) or items[index] != len(channels):
+                raise SchemaError(
+                    f"the schema says that attribute {key!r} of module {name!r} is {len(channels)}, but the model has "
+                    f"{value!r}: it was made for another architecture, or for other options. Trace the model anew."
+                )
+            if (size := int(present[channels].sum())) != len(channels):
+                now = changed.setdefault(name, {})
+                before = now.get(attribute, tuple(items))
+                assert isinstance(before, tuple)
+                now[attribute] = (*before[:index], size, *before[index + 1 :]) if place else size
+    return changed
 
 
 def slim_attributes(

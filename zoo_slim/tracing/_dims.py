@@ -1,149 +1,120 @@
-"""Sizes that follow from how many channels are kept, and what the model's code demands of them.
+"""Sizes that remember which channels they count.
 
-A slim network runs the same Python code. `x.view(x.shape[0], -1)` still fits it, `x.view(-1, 512)` does not, and
-`x.view(-1, y.shape[1])` does when as many channels of `x` go as of `y`. Sizes asked of a tensor are therefore given out
-as `Dim`, an `int` that remembers which channels it counts.
+Sizes asked of a tensor, and integers that modules hold as attributes, are given out as `Dim`, an `int`: what the code
+computes from them, and where it uses them, says how sizes of the slim network must follow each other.
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from zoo_slim.tracing._ids import FROZEN, ChannelIds, Ids
+from zoo_slim.tracing._ids import Ids
 
-__all__ = ["Dim", "SizeRules", "Term"]
+if TYPE_CHECKING:
+    from zoo_slim.tracing._sizes import SizeRules
 
-Term = tuple[float, Ids]
-"""A share, and ids: that share of how many of them are kept, each counted as often as it occurs."""
-_EPSILON = 1e-6
+__all__ = ["Dim", "Term"]
 
 
-class SizeRules:
-    """What must stay constant, or divisible, whatever is removed. Settled when the trace is complete."""
+class Term(NamedTuple):
+    """A share of how many of some ids are kept, each counted as often as it occurs.
 
-    def __init__(self, ids: ChannelIds) -> None:
-        self.ids = ids
-        self._constant: list[tuple[Sequence[Term], str]] = []
-        self._divisible: list[tuple[Sequence[Term], int, str]] = []
+    With ``dim``, ``ids`` belong to the dimensions of a tensor, and the size of that one is meant: where whole rows
+    across it go, nothing is lost; where ids vary along it alone, each is counted once.
+    """
 
-    def constant(self, terms: Sequence[Term], reason: str) -> None:
-        """The sum of ``terms`` must not change."""
-        if terms:
-            self._constant.append((terms, reason))
-
-    def divisible(self, terms: Sequence[Term], by: int, reason: str) -> None:
-        """The sum of ``terms`` is a multiple of ``by`` and must stay one."""
-        if by > 1:
-            self._divisible.append((terms, by, reason))
-
-    def total(self, terms: Sequence[Term]) -> tuple[Ids, NDArray[np.float64]]:
-        """How much the sum of ``terms`` loses with each class that may go: roots, ascending, and amounts, none 0."""
-        if not terms:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        flat = np.concatenate([self.ids.find(ids).ravel() for _, ids in terms])
-        shares = np.concatenate([np.full(ids.size, share) for share, ids in terms])
-        roots, inverse = np.unique(flat, return_inverse=True)
-        amounts = np.bincount(inverse, weights=shares, minlength=len(roots))
-        live = (roots != FROZEN) & (np.abs(amounts) > _EPSILON)
-        return roots[live], amounts[live]
-
-    def settle(self, equal: Sequence[Ids]) -> None:
-        """Freeze what would break a demand, until nothing does.
-
-        Args:
-            equal: arrays ``[rows, n]`` of ids; all rows keep equally many.
-        """
-        changed = True
-        while changed:
-            changed = False
-            for terms, reason in self._constant:
-                roots, amounts = self.total(terms)
-                if len(roots) and not self._follows(roots, amounts, equal):
-                    self.ids.freeze(roots, reason)
-                    changed = True
-            for terms, by, reason in self._divisible:
-                roots, amounts = self.total(terms)
-                odd = np.abs(amounts / by - np.round(amounts / by)) > _EPSILON
-                if odd.any() and not self._rows_of(terms, by, equal):
-                    self.ids.freeze(roots[odd], reason)
-                    changed = True
-
-    def _follows(self, roots: Ids, amounts: NDArray[np.float64], equal: Sequence[Ids]) -> bool:
-        """Whether the sum is constant because rows keep equally many: a combination of differences of such rows."""
-        known = set(roots.tolist())
-        pending = [self.ids.find(rows) for rows in equal]
-        relations: list[tuple[Ids, NDArray[np.float64]]] = []
-        grown = True
-        while grown:
-            grown = False
-            for rows in list(pending):
-                if not known.isdisjoint(rows.ravel().tolist()):
-                    pending = [other for other in pending if other is not rows]
-                    grown = True
-                    for row in rows[1:]:
-                        relation = self.total([(1.0, row), (-1.0, rows[0])])
-                        relations.append(relation)
-                        known.update(relation[0].tolist())
-        if not relations:
-            return False
-        order = np.asarray(sorted(known), dtype=np.int64)
-        matrix, target = np.zeros((len(order), len(relations))), np.zeros(len(order))
-        for column, (where, values) in enumerate(relations):
-            matrix[np.searchsorted(order, where), column] = values
-        target[np.searchsorted(order, roots)] = amounts
-        solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
-        return bool(np.abs(matrix @ solution - target).max() < _EPSILON)
-
-    def _rows_of(self, terms: Sequence[Term], by: int, equal: Sequence[Ids]) -> bool:
-        """Whether the sum is that of rows that keep equally many, and the number of rows is a multiple of ``by``."""
-        return any(len(rows) % by == 0 and not len(self.total([*terms, (-1.0, rows)])[0]) for rows in equal)
+    share: float
+    ids: Ids
+    dim: int | None = None
 
 
 class Dim(int):
-    """A size that follows a tensor's own.
+    """A size that follows a tensor's own, or that an attribute holds.
 
-    It stays a `Dim` under sums, and products and quotients with constants. Any other use of its value, in a comparison
-    or as a number, holds it: the channels that it counts must then stay as many as they are.
+    It stays a `Dim` under sums, products and exact quotients. Any other use of its value, in a comparison or as a
+    number, holds it: the channels that it counts must then stay as many as they are.
 
     Attributes:
-        terms: the size is a constant plus the sum of these.
-        linear: whether it is; otherwise it depends on the ids of the terms in some way.
-        ids: the ids of the axis that was asked for its size, flat; None for what was computed from that.
+        terms: the size is a constant plus the sum of these, if it is ``linear``.
+        axis: the ids of an axis of this size, or of minus this size, flat; None where there is none.
+        free: the axis is an attribute's. It becomes that of the tensors that are given its size.
+        form: ``("*", a, b)`` or ``("/", a, b)`` where the size is not linear but a product or quotient of sizes
+            that are. Without terms and form it depends on the ids of the terms in some way.
     """
 
-    rules: SizeRules
+    rules: "SizeRules"
     terms: tuple[Term, ...]
     linear: bool
-    ids: Ids | None
+    axis: Ids | None
+    free: bool
+    form: "tuple[str, Dim, Dim] | None"
 
     def __new__(
-        cls, value: int, rules: SizeRules, terms: Sequence[Term], *, linear: bool = True, ids: Ids | None = None
+        cls,
+        value: int,
+        rules: "SizeRules",
+        terms: Sequence[Term],
+        *,
+        linear: bool = True,
+        axis: Ids | None = None,
+        free: bool = False,
+        form: "tuple[str, Dim, Dim] | None" = None,
     ) -> "Dim":
         dim = super().__new__(cls, value)
-        dim.rules, dim.terms, dim.linear, dim.ids = rules, tuple(terms), linear, ids
+        dim.rules, dim.terms, dim.linear, dim.axis = rules, tuple(terms), linear, axis
+        dim.free, dim.form = free and axis is not None, form
         return dim
+
+    def __deepcopy__(self, memo: object) -> "Dim":
+        return self
 
     def hold(self, reason: str = "its size is used as a number") -> None:
         """Forbid that this size changes."""
         if self.linear:
             self.rules.constant(self.terms, reason)
         else:
-            for _, ids in self.terms:
-                self.rules.ids.freeze(ids, reason)
+            for term in self.terms:
+                self.rules.ids.freeze(term.ids, reason)
 
-    def _scaled(self, share: float) -> tuple[Term, ...]:
-        return tuple((share * part, ids) for part, ids in self.terms)
+    def bind(self, axis: Ids) -> None:
+        """Tie an attribute to the axis that is given its size, ids flat. Other sizes are left as they are."""
+        if self.free and self.axis is not None and axis.shape == self.axis.shape:
+            self.rules.ids.unify(self.axis, axis)
+
+    def equals(self, terms: Sequence[Term], linear: bool, reason: str) -> None:
+        """Demand that this stays equal to the sum of ``terms``."""
+        if linear and self.linear:
+            self.rules.constant([*terms, *self.scaled(-1)], reason)
+        elif linear and self.form is not None:
+            kind, left, right = self.form
+            if kind == "*":
+                self.rules.product(left, right, terms, reason)
+            else:
+                value = int.__floordiv__(left, right)
+                self.rules.product(right, Dim(value, self.rules, terms), left.terms, reason)
+        else:
+            for term in (*terms, *self.terms):
+                self.rules.ids.freeze(term.ids, reason)
+
+    def scaled(self, share: float) -> tuple[Term, ...]:
+        """The terms of a multiple of this size."""
+        return tuple(term._replace(share=share * term.share) for term in self.terms)
 
     def _sum(self, other: Any, mine: int, theirs: int) -> Any:
         if not isinstance(other, int):
             self.hold()
             return NotImplemented
         value = int.__add__(int.__mul__(self, mine), int.__mul__(other, theirs))
-        terms = self._scaled(mine) + (other._scaled(theirs) if isinstance(other, Dim) else ())
-        return Dim(value, self.rules, terms, linear=self.linear and getattr(other, "linear", True))
+        if not isinstance(other, Dim):
+            same = value == self and mine == 1
+            return self if same else Dim(value, self.rules, self.scaled(mine), linear=self.linear)
+        axis, free = None, False
+        if mine == theirs == 1 and self.axis is not None and other.axis is not None:
+            axis, free = np.concatenate([self.axis, other.axis]), self.free or other.free
+        terms = self.scaled(mine) + other.scaled(theirs)
+        return Dim(value, self.rules, terms, linear=self.linear and other.linear, axis=axis, free=free)
 
     def __add__(self, other: Any) -> Any:
         return self._sum(other, 1, 1)
@@ -155,7 +126,8 @@ class Dim(int):
         return self._sum(other, -1, 1)
 
     def __neg__(self) -> "Dim":
-        return Dim(int.__neg__(self), self.rules, self._scaled(-1), linear=self.linear)
+        minus = self.scaled(-1)
+        return Dim(int.__neg__(self), self.rules, minus, linear=self.linear, axis=self.axis, free=self.free)
 
     def __mul__(self, other: Any) -> Any:
         if not isinstance(other, int):
@@ -163,17 +135,46 @@ class Dim(int):
             return NotImplemented
         value = int.__mul__(self, other)
         if isinstance(other, Dim):
-            return Dim(value, self.rules, self.terms + other.terms, linear=False)
-        return Dim(value, self.rules, self._scaled(other), linear=self.linear)
+            for one, two in ((self, other), (other, self)):
+                kind, whole, part = one.form or ("", one, one)
+                if kind == "/" and two.linear and not len(self.rules.total([*part.terms, *two.scaled(-1)])[0]):
+                    return whole
+            form = ("*", self, other) if self.linear and other.linear else None
+            return Dim(value, self.rules, self.terms + other.terms, linear=False, form=form)
+        if self.form is not None and self.form[0] == "*":
+            return Dim(value, self.rules, self.terms, linear=False, form=("*", self.form[1] * other, self.form[2]))
+        axis = np.tile(self.axis, other) if self.axis is not None and 0 < other < 1 << 12 else None
+        return Dim(value, self.rules, self.scaled(other), linear=self.linear, axis=axis, free=self.free)
 
     def __floordiv__(self, other: Any) -> Any:
+        value = int.__floordiv__(self, other)
+        if (
+            isinstance(other, Dim)
+            and self.linear
+            and other.linear
+            and int.__bool__(other)
+            and not int.__mod__(self, other)
+        ):
+            return Dim(value, self.rules, self.terms + other.terms, linear=False, form=("/", self, other))
         if self._divides(other):
-            return Dim(int.__floordiv__(self, other), self.rules, self._scaled(1 / other))
-        return int.__floordiv__(self, other)
+            return Dim(value, self.rules, self.scaled(1 / other))
+        return value
 
     def __mod__(self, other: Any) -> Any:
-        self._divides(other)
+        if (
+            isinstance(other, Dim)
+            and self.linear
+            and other.linear
+            and int.__bool__(other)
+            and not int.__mod__(self, other)
+        ):
+            self.rules.ratio(self, other)
+        else:
+            self._divides(other)
         return int.__mod__(self, other)
+
+    def _is_multiple(self, other: "Dim") -> bool:
+        return self.linear and other.linear and int.__bool__(other) and int.__mod__(self, other) == 0
 
     def _divides(self, other: Any) -> bool:
         """Whether it is a multiple of a constant, and is asked to stay one. Otherwise it is held."""
@@ -205,14 +206,23 @@ def _number(name: str) -> Callable[..., Any]:
 def _comparison(name: str) -> Callable[[Dim, Any], Any]:
     def method(self: Dim, other: Any) -> Any:
         # torch's own layers compare with attributes that slimming sets; 0 and 1 are asked about for empty tensors.
-        trusted = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")
+        trusted = sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "zoo_slim.tracing."))
         if not trusted and not (type(other) is int and other in (0, 1)):
+            if name in ("__eq__", "__ne__") and isinstance(other, Dim) and int.__eq__(self, other):
+                _bind_equal(self, other)
             difference = self._sum(other, 1, -1)
             if isinstance(difference, Dim):
                 difference.hold("the code compares its size")
         return getattr(int, name)(self, other)
 
     return method
+
+
+def _bind_equal(one: Dim, other: Dim) -> None:
+    """An attribute that the code expects to equal a size belongs to that axis."""
+    for attribute, size in ((one, other), (other, one)):
+        if size.axis is not None:
+            attribute.bind(size.axis)
 
 
 for _name in ("truediv", "rtruediv", "rfloordiv", "rmod", "divmod", "rdivmod", "pow", "rpow", "abs", "int", "float",

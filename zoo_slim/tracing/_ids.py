@@ -1,5 +1,7 @@
 """Channel ids: classes of channels that go together, and why some may not go."""
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,8 @@ class ChannelIds(UnionFind):
         super().__init__(1)
         self._inexact: NDArray[np.bool_] = np.zeros(1, dtype=bool)
         self.reasons: list[tuple[str, int]] = []
+        self.attributes_from = sys.maxsize
+        """The first id of attributes. A class whose root, its smallest id, is not below has no position in a tensor."""
 
     def mint(self, count: int) -> Ids:
         self._inexact = np.concatenate([self._inexact, np.zeros(count, dtype=bool)])
@@ -28,7 +32,7 @@ class ChannelIds(UnionFind):
         roots = np.unique(self.find(ids))
         roots = roots[roots != FROZEN]
         if len(roots):
-            self.reasons.append((reason, len(roots)))
+            self._note(roots, reason)
             self._parent[roots] = FROZEN
 
     def mark_inexact(self, ids: Ids, reason: str) -> None:
@@ -36,8 +40,12 @@ class ChannelIds(UnionFind):
         fresh = np.unique(ids[~self._inexact[ids]])
         fresh = fresh[self.find(fresh) != FROZEN]
         if len(fresh):
-            self.reasons.append((reason, len(fresh)))
+            self._note(fresh, reason)
             self._inexact[fresh] = True
+
+    def _note(self, ids: Ids, reason: str) -> None:
+        if count := int((ids < self.attributes_from).sum()):
+            self.reasons.append((reason, count))
 
     def inexact_roots(self) -> Ids:
         """The roots of all classes with an inexact member."""

@@ -50,6 +50,7 @@ class Interpreter(TorchDispatchMode):
         for tensor in call.outputs:
             if not state.knows(tensor):
                 state.set(tensor, ())
+        state.note_weights(call.tensors, call.outputs)
         if call.outputs and isinstance(call.first, Tensor):
             if func.is_view:
                 for tensor in call.outputs:

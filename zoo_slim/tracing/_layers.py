@@ -118,8 +118,10 @@ def _product(state: TraceState, left: Tensor, right: Tensor, out: Tensor) -> Non
         "product",
     )
     labels, shapes = [], []
+    # What a product of weights reads is still a weight's to mask; what activations meet, its readers'.
+    weights = state.are_weights([left, right])
     for tensor, side, inner in ((left, sides[0], columns), (right, sides[1], rows)):
-        labels.append(tuple(factor for factor in side if inner not in support(factor)))
+        labels.append(tuple(f if weights else Factor(f.ids) for f in side if inner not in support(f)))
         shapes.append([1 if dim == inner else size for dim, size in enumerate(tensor.shape)])
     state.set(out, join(state, labels, shapes, "product"))
 
@@ -167,8 +169,14 @@ def channel_norm(state: TraceState, call: Call) -> None:
     source, out = call["input"], call.outputs[0]
     group = call.op._schema.name == "aten::native_group_norm"
     dims = {1} if group else set(range(source.ndim - len(call["normalized_shape"]), source.ndim))
-    labels, shapes = [state.label(source)], [list(source.shape)]
-    for factor in state.label(source):
+    # What is normalised together goes together, where anything else can go: whole heads, say.
+    apart = [not group and not support(factor) <= dims for factor in state.label(source)]
+    own = [
+        state.collapse(factor, dims) if whole else factor
+        for factor, whole in zip(state.label(source), apart, strict=True)
+    ]
+    labels, shapes = [tuple(own)], [list(source.shape)]
+    for factor in own:
         if dims & support(factor):
             state.mark_inexact(factor, "normalisation over channels")
             if group and support(factor) == {1}:
@@ -207,7 +215,7 @@ def reduction(state: TraceState, call: Call) -> None:
         state.set(out, label)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "sort", "topk")
+@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "sort", "topk")
 def along_one_dim(state: TraceState, call: Call) -> None:
     source = call.first
     dim = call["dim"] % source.ndim

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from zoo_slim.tracing._dims import Dim, Term
 from zoo_slim.tracing._labels import Factor, Label, support
 from zoo_slim.tracing._state import TraceState
 from zoo_slim.tracing._table import Call, rule
@@ -34,6 +35,8 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
     ndim = max((len(shape) for shape in shapes), default=0)
     labels = [tuple(_aligned(factor, ndim) for factor in label) for label in labels]
     full = [frozenset(dim + ndim - len(shape) for dim, size in enumerate(shape) if size > 1) for shape in shapes]
+    if any(len(support(factor)) > 1 for label in labels for factor in label):
+        labels = _settled(state, labels, full, ndim)
     result: list[Factor] = []
     for dims in _components([support(factor) for label in labels for factor in label]):
         if (matched := _matched(state, labels, full, dims)) is not None:
@@ -60,6 +63,36 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
             reads = row[0].reads if len(row) == 1 else frozenset()
             result.append(Factor(row[0].ids, reads))
     return tuple(result)
+
+
+def _settled(state: TraceState, labels: Sequence[Label], full: Sequence[frozenset[int]], ndim: int) -> list[Label]:
+    """The labels, in which no factor differs along dimensions where another tensor loses something else, or nothing.
+
+    Where heads of several channels each meet a vector that has those channels, whole heads can go, or the same channels
+    of every head and of the vector: that is left to the rest of the network.
+    """
+    found = [list(label) for label in labels]
+    for mine, label in enumerate(found):
+        for place, factor in enumerate(label):
+            for other, dims in zip(found, full, strict=True):
+                part = support(factor) & dims
+                if not part or part == support(factor):
+                    continue
+                theirs = [each for each in other if support(each) & part]
+                if not theirs:
+                    label[place] = factor = state.collapse(factor, part)
+                elif (
+                    len(part) == len(theirs) == 1
+                    and support(theirs[0]) == part
+                    and not any(support(each) <= part for each in found[mine])
+                ):
+                    (dim,) = part
+                    axis = theirs[0].ids.ravel()
+                    size = Dim(len(axis), state.rules, [Term(1.0, axis)], axis=axis, free=True)
+                    state.rules.grid(factor.ids, [size if each == dim else None for each in range(ndim)])
+                    size.equals([Term(1.0, factor.ids, dim)], True, f"channels of every head, in {state.where}")
+                    other[:] = [each for each in other if each is not theirs[0]]
+    return [tuple(label) for label in found]
 
 
 def _matched(

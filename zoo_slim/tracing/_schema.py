@@ -86,6 +86,7 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
     equal = {rows.tobytes(): rows for rows in (renumber[rows] for rows in trace.equal)}
     return replace(
         schema,
+        attributes={name: {key: renumber[axis] for key, axis in own.items()} for name, own in trace.attributes.items()},
         equal=[rows for key, rows in equal.items() if key not in implied],
         architecture=architecture,
         fingerprint=fingerprint(model, axes),

@@ -94,6 +94,43 @@ def _split(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeCon
     return ShapeContext(parts=tuple(size) if isinstance(size, (tuple, list)) else (size,))
 
 
+def _slices(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    """Slices whose ends are sizes: as many positions lie before each end as the code computes."""
+    tensor, items = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
+    for item in items:
+        for size in dims_in(item if not isinstance(item, slice) or item.step not in (None, 1) else ()):
+            size.hold("a position")
+    middle = next((place for place, item in enumerate(items) if item is ...), len(items))
+    before, after = ([item for item in part if item is not None] for part in (items[:middle], items[middle + 1 :]))
+    simple = all(isinstance(item, slice) or type(item) is int for item in (*before, *after))
+    ends = []
+    for dim, item in [*enumerate(before), *enumerate(after, tensor.ndim - len(after))]:
+        if not isinstance(item, slice) or not any(dims_in(item)):
+            continue
+        if simple and item.step in (None, 1):
+            ends.append(_bounds(mode, tensor, dim, item))
+        else:
+            for size in dims_in(item):
+                size.hold("a position")
+    return ShapeContext(ends=tuple(ends))
+
+
+def _bounds(mode: "ShapeArguments", tensor: Tensor, dim: int, item: slice) -> tuple[int, int]:
+    """Demand that the ends of a slice stay where they are among what is kept. Returns them as plain numbers."""
+    size: int = tensor.shape[dim]
+    found: list[int] = []
+    for end, default in ((item.start, 0), (item.stop, size)):
+        place = default if end is None else int.__add__(end, 0)
+        if end is not None and place < 0:
+            place = max(size + place, 0)
+            mode.state.require_count(tensor, dim, range(place, size), -end)
+        elif end is not None:
+            place = min(place, size)
+            mode.state.require_count(tensor, dim, range(place), end)
+        found.append(place)
+    return found[0], found[1]
+
+
 def _factory(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     given = tuple(arg for arg in args if not isinstance(arg, Tensor))
     sizes, rest = given, kwargs.get("fill_value")
@@ -101,7 +138,7 @@ def _factory(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeC
         sizes, rest = tuple(kwargs["size"]), (rest, given)
     elif given and isinstance(given[0], (tuple, list)):
         sizes, rest = tuple(given[0]), (rest, given[1:])
-    for dim in (*dims_in(rest), *(dim for dim in dims_in(sizes) if dim.ids is None)):
+    for dim in (*dims_in(rest), *(dim for dim in dims_in(sizes) if dim.axis is None)):
         dim.hold()
     return ShapeContext(sizes=_given([sizes]))
 
@@ -114,9 +151,19 @@ def _convolution(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Sh
 
 
 def _narrow(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
-    for dim in dims_in((args, kwargs)):
-        dim.hold()
-    return ShapeContext(exact=True)
+    tensor, dim, start, length = [*args, *(kwargs[name] for name in ("dim", "start", "length") if name in kwargs)]
+    if not any(dims_in((start, length))):
+        return ShapeContext(exact=True)
+    return ShapeContext(ends=(_bounds(mode, tensor, dim % tensor.ndim, slice(start, start + length)),))
+
+
+def _normalised(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    tensor = args[0] if args else kwargs["input"]
+    shape: Any = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+    for dim, size in enumerate(shape, tensor.ndim - len(shape)):
+        if isinstance(size, Dim):
+            mode.state.require_size(mode.state.label(tensor), dim, size, "normalised over as many channels")
+    return ShapeContext()
 
 
 def _like_input(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
@@ -125,14 +172,18 @@ def _like_input(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Sha
     return ShapeContext(like=args[0] if args else kwargs["input"])
 
 
+def _scaled(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    """Scaled by the width of the queries, unless a scale is given."""
+    if kwargs.get("scale", args[6] if len(args) > 6 else None) is None:
+        query = args[0] if args else kwargs["query"]
+        mode.state.hold_size(query, query.ndim - 1, "the width of the queries scales the products")
+    return ShapeContext()
+
+
 def _attention(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     tensors = [*args[:3], *(kwargs.get(name) for name in ("query", "key", "value"))]
     mode.state.freeze_all(tensors_among(tensors), "multi-head attention of a width that is an attribute")
     return ShapeContext(resized=True)
-
-
-def _normal(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
-    return ShapeContext()
 
 
 _CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeContext]] = {
@@ -155,7 +206,9 @@ _CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeConte
          functional.feature_alpha_dropout, functional.pad, torch.feature_dropout, torch.alpha_dropout,
          torch.feature_alpha_dropout], _like_input),
     torch.broadcast_tensors: _broadcast,
-    functional.layer_norm: _normal,
+    **dict.fromkeys([functional.layer_norm, functional.rms_norm], _normalised),
+    Tensor.__getitem__: _slices,
+    functional.scaled_dot_product_attention: _scaled,
     functional.multi_head_attention_forward: _attention,
 }  # fmt: skip
 _SHAPE, _DATA = Tensor.shape.__get__, Tensor.data.__get__  # type: ignore[attr-defined]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from zoo_slim.tracing._dims import Dim, SizeRules, Term
+from zoo_slim.tracing._dims import Dim, Term
 from zoo_slim.tracing._ids import ChannelIds, Ids
 from zoo_slim.tracing._labels import Factor, Label, full_ids, support
+from zoo_slim.tracing._sizes import SizeRules
 
 __all__ = ["Convolution", "ShapeContext", "TraceState"]
 
@@ -41,6 +42,7 @@ class ShapeContext:
         equal_parts: a split into as many parts of equal size, whatever the size of the whole.
         groups: the number of groups of a convolution.
         exact: a slice must be as long as it is.
+        ends: first and last position of slices that follow the tensor's own size.
         like: new tensors made on the way belong to this one, as a dropout's mask does.
     """
 
@@ -51,6 +53,7 @@ class ShapeContext:
     equal_parts: bool = False
     groups: int = 1
     exact: bool = False
+    ends: tuple[tuple[int, int], ...] = ()
     like: Tensor | None = None
 
     def asked(self, ndim: int) -> Sequence[int | None]:
@@ -81,6 +84,7 @@ class TraceState:
     _names: dict[int, str] = field(default_factory=dict)
     _base: dict[int, int] = field(default_factory=dict)
     _aliases: dict[int, list[int]] = field(default_factory=dict)
+    _weights: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rules = SizeRules(self.ids)
@@ -103,24 +107,6 @@ class TraceState:
                     if isinstance(module, torch.jit.ScriptModule):
                         for factor in self.minted[name]:
                             self.ids.freeze(factor.ids, f"{prefix} is a script module, which cannot be taken apart")
-
-    def follow_attributes(self, model: nn.Module) -> None:
-        """Replace the widths that torch's layers know by attributes, which slimming sets, by `Dim`."""
-        for module in model.modules():
-            if isinstance(module, _ConvNd):
-                writes = int(module.transposed)
-                places = {"out_channels": writes, "in_channels": 1 - writes} if module.groups == 1 else {}
-                places |= {} if module.transposed else {"out_channels": 0}
-            elif isinstance(module, nn.Linear):
-                places = {"out_features": 0, "in_features": 1}
-            else:
-                places = {"num_features": 0} if isinstance(module, nn.modules.batchnorm._NormBase) else {}
-            tensor = module._parameters.get("weight") if places else None
-            if tensor is None or id(tensor) not in self._names:
-                continue
-            for attribute, axis in places.items():
-                if vars(module).get(attribute) == tensor.shape[axis]:
-                    setattr(module, attribute, self.size(tensor, axis))
 
     def _mint(self, name: str, shape: Sequence[int], groups: int, axes: int | None) -> Label:
         factors = []
@@ -148,6 +134,15 @@ class TraceState:
         """The label of a tensor that is not used by this."""
         found = self._labels.get(id(tensor))
         return found[1] if found else ()
+
+    def note_weights(self, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Note that ``outputs`` were computed from weights alone, if all ``tensors`` were."""
+        if self.are_weights(tensors):
+            self._weights.update(map(id, outputs))
+
+    def are_weights(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether tensors are parameters or buffers, or were computed from these alone."""
+        return all(id(tensor) in self._weights or id(tensor) in self._names for tensor in tensors)
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether the tensor is one of the model's, or came from an operation."""
@@ -231,10 +226,9 @@ class TraceState:
 
     def measure(self, label: Label, dim: int) -> tuple[list[Term], bool]:
         """How the size of a dimension follows from what is kept, and whether it does so linearly."""
-        terms = []
-        for factor in label:
-            if dim in support(factor) and self.ids.find(factor.ids).any():
-                terms.append((factor.ids.shape[dim] / factor.ids.size, factor.ids))
+        terms = [
+            Term(1.0, factor.ids, dim) for factor in label if dim in support(factor) and self.ids.find(factor.ids).any()
+        ]
         return terms, len(terms) < 2
 
     def size(self, tensor: Tensor, dim: int) -> int:
@@ -243,24 +237,40 @@ class TraceState:
         terms, linear = self.measure(self.peek(tensor), dim)
         if not terms:
             return value
-        flat = terms[0][1].ravel() if linear and terms[0][1].size == value else None
-        return Dim(value, self.rules, terms, linear=linear, ids=flat)
+        axis = terms[0].ids.ravel() if linear and terms[0].ids.size == value else None
+        return Dim(value, self.rules, terms, linear=linear, axis=axis)
 
     def require_size(self, label: Label, dim: int, size: Dim, reason: str) -> None:
-        """A dimension must stay of the size that the code computes for it."""
+        """A dimension must stay of the size that the code gives it. An attribute that holds the size is tied to it."""
+        for factor in label:
+            if support(factor) == {dim} and len(factor.ids.ravel()) == size:
+                size.bind(factor.ids.ravel())
         terms, linear = self.measure(label, dim)
-        if linear and size.linear:
-            self.rules.constant([*terms, *((-share, ids) for share, ids in size.terms)], f"{reason}, in {self.where}")
-        else:
-            for _, ids in (*terms, *size.terms):
-                self.ids.freeze(ids, f"{reason}, in {self.where}")
+        size.equals(terms, linear, f"{reason}, in {self.where}")
+
+    def hold_size(self, tensor: Tensor, dim: int, reason: str) -> None:
+        """A dimension must stay as long as it is: what goes goes from others."""
+        for factor in self.label(tensor):
+            if dim in support(factor):
+                self.keep_size(factor, {dim}, f"{reason}, in {self.where}")
+
+    def require_count(self, tensor: Tensor, dim: int, places: range, count: int) -> None:
+        """As many of some positions must stay as ``count`` says, a constant or a `Dim`."""
+        label = [
+            factor.with_ids(factor.ids.take(places, axis=dim)) for factor in self.peek(tensor) if dim in support(factor)
+        ]
+        if isinstance(count, Dim):
+            self.require_size(tuple(label), dim, count, "the code slices it at a position")
+        elif len(places):
+            for factor in label:
+                self.freeze(factor, "a slice at positions that are constants in the code")
 
     def grown(self, label: list[Factor], out: Tensor, dims: Iterable[int]) -> None:
         """Label dimensions that did not exist before, or were of size 1, by the size that was asked of them."""
         for dim in dims:
             size = self.context.asked(out.ndim)[dim]
-            if isinstance(size, Dim) and size.ids is not None:
-                label.append(Factor(size.ids.reshape([-1 if axis == dim else 1 for axis in range(out.ndim)])))
+            if isinstance(size, Dim) and size.axis is not None:
+                label.append(Factor(size.axis.reshape([-1 if axis == dim else 1 for axis in range(out.ndim)])))
             elif isinstance(size, Dim):
                 size.hold()
             elif self.context.unknown:

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim.tracing._attributes import follow_attributes
 from zoo_slim.tracing._ids import Ids
 from zoo_slim.tracing._interpreter import Interpreter, tensors_in
 from zoo_slim.tracing._labels import full_ids, support
@@ -39,6 +40,8 @@ class Trace:
         reads: the parameters and axes that read channels: masking sets their slices to zero.
         reasons: ``(why, classes)`` of everything inexact, and why channels were frozen.
         training: whether a pass in training mode succeeded, and if not, why.
+        attributes: ``{module name: {attribute: class of each position}}`` of the integers that are sizes of axes:
+            an attribute becomes the number of positions kept. ``name[i]`` is the item of a list or tuple.
     """
 
     axes: Mapping[str, Mapping[int, Ids]]
@@ -50,6 +53,7 @@ class Trace:
     reads: frozenset[tuple[str, int]]
     reasons: Sequence[tuple[str, int]]
     training: str | None
+    attributes: Mapping[str, Mapping[str, Ids]] = field(default_factory=dict)
 
 
 def call_model(model: nn.Module, example: Example) -> Any:
@@ -110,7 +114,7 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
 def _trace(model: nn.Module, example: Example) -> Trace:
     state = TraceState()
     state.mint_parameters(model)
-    state.follow_attributes(model)
+    attributes = follow_attributes(model, state)
     _watch_modules(model, state)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -137,10 +141,12 @@ def _trace(model: nn.Module, example: Example) -> Trace:
                     state.ids.freeze(factor.ids, "it is an output of the model")
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return _facts(model, state, failure)
+    return _facts(model, state, attributes, failure)
 
 
-def _facts(model: nn.Module, state: TraceState, failure: str | None) -> Trace:
+def _facts(
+    model: nn.Module, state: TraceState, attributes: Mapping[str, Mapping[str, Ids]], failure: str | None
+) -> Trace:
     ids = state.ids
     for name, label in state.minted.items():
         if name not in state.used:
@@ -193,4 +199,11 @@ def _facts(model: nn.Module, state: TraceState, failure: str | None) -> Trace:
         reads=frozenset(state.reads),
         reasons=ids.reasons,
         training=failure,
+        attributes=_live({name: {key: classes(axis) for key, axis in own.items()} for name, own in attributes.items()}),
     )
+
+
+def _live(attributes: Mapping[str, Mapping[str, Ids]]) -> dict[str, dict[str, Ids]]:
+    """The attributes of which anything may be removed."""
+    live = {name: {key: axis for key, axis in own.items() if (axis >= 0).any()} for name, own in attributes.items()}
+    return {name: own for name, own in live.items() if own}

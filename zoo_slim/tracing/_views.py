@@ -1,12 +1,13 @@
 """Operations that move elements without changing them: the ids move along."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo_slim.tracing._dims import Dim
+from zoo_slim.tracing._dims import Dim, Term
 from zoo_slim.tracing._labels import Factor, dim_groups, full_ids, reshape_factor, support
 from zoo_slim.tracing._pointwise import join
 from zoo_slim.tracing._state import TraceState
@@ -30,6 +31,8 @@ def reshape(state: TraceState, call: Call) -> None:
             moved = state.keep_size(moved, held, _FIXED)
         if moved is not None:
             label.append(moved)
+            if len(support(moved)) > 1:
+                state.rules.grid(moved.ids, list(state.context.asked(out.ndim)))
     _finish(state, out, label)
 
 
@@ -37,7 +40,7 @@ def _finish(state: TraceState, out: Tensor, label: list[Factor]) -> None:
     state.set(out, label)
     for dim, size in enumerate(state.context.asked(out.ndim)):
         if isinstance(size, Dim):
-            state.require_size(state.label(out), dim, size, "the code gives it another tensor's size")
+            state.require_size(state.label(out), dim, size, "the code gives it another size")
 
 
 @rule("expand")
@@ -123,38 +126,39 @@ def split(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
     sizes = [part.shape[dim] for part in call.outputs]
     for factor in state.label(source):
-        if dim in support(factor):
-            asked = _parts(state, factor, dim, len(sizes))
-            if asked is None and len(set(sizes)) == 1 and support(factor) == {dim}:
-                state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
-            elif asked:
-                start = 0
-                for size in asked:
-                    narrow = _narrow(factor, dim, start, start + int.__add__(size, 0))
-                    start += int.__add__(size, 0)
-                    state.require_size((narrow,), dim, size, "the code splits it by another tensor's size")
+        if dim not in support(factor):
+            continue
+        if _in_equal_parts(state, factor, dim, sizes):
+            state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
+            continue
+        parts = state.context.parts
+        asked = parts * len(sizes) if len(parts) == 1 else parts
+        start = 0
+        for size, given in itertools.zip_longest(sizes, asked):
+            narrow = _narrow(factor, dim, start, start + (size or 0))
+            start += size or 0
+            if isinstance(given, Dim) and given == size:
+                state.require_size((narrow,), dim, given, "the code splits it by another size")
             else:
-                state.freeze(factor, "a split at positions that are constants in the code")
+                state.freeze(narrow, "a split at positions that are constants in the code")
     start = 0
     for part, size in zip(call.outputs, sizes, strict=True):
         state.set(part, [_narrow(factor, dim, start, start + size) for factor in state.label(source)])
         start += size
+    for given in state.context.parts:
+        if isinstance(given, Dim) and not any(dim in support(factor) for factor in state.label(source)):
+            given.hold("the code splits something else by it")
 
 
-def _parts(state: TraceState, factor: Factor, dim: int, count: int) -> list[Dim] | None:
-    """The sizes that were asked for, if all follow tensors' own; None for equal parts, whatever their size."""
-    parts = list(state.context.parts) * (count if len(state.context.parts) == 1 else 1)
-    asked = [part for part in parts if isinstance(part, Dim) and part.linear]
-    if state.context.equal_parts:
-        return None
-    if len(asked) != count or len(parts) != count:
-        for part in parts:
-            if isinstance(part, Dim):
-                part.hold()
-        return []
-    share = -factor.ids.shape[dim] / factor.ids.size / count
-    same = all(not len(state.rules.total([*part.terms, (share, factor.ids)])[0]) for part in asked)
-    return None if same else asked
+def _in_equal_parts(state: TraceState, factor: Factor, dim: int, sizes: Sequence[int]) -> bool:
+    """Whether a split follows the size of the whole: into as many parts, all of its size over their number."""
+    if len(set(sizes)) != 1 or support(factor) != {dim}:
+        return False
+    asked = [part for part in state.context.parts if isinstance(part, Dim) and part.linear]
+    if state.context.equal_parts or not asked or len(asked) != len(state.context.parts):
+        return state.context.equal_parts
+    share = Term(-1.0 / len(sizes), factor.ids, dim)
+    return len(asked) in (1, len(sizes)) and all(not len(state.rules.total([*part.terms, share])[0]) for part in asked)
 
 
 def _narrow(factor: Factor, dim: int, start: int, stop: int) -> Factor:
@@ -165,10 +169,15 @@ def _narrow(factor: Factor, dim: int, start: int, stop: int) -> Factor:
 def slice_(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
     whole = source.shape[dim] == call.out.shape[dim] and not state.context.exact and not state.context.unknown
+    start = call.arguments.get("start") or 0
+    start += source.shape[dim] if start < 0 else 0
+    ends = (start, start + call.out.shape[dim]) if call.arguments.get("step", 1) == 1 else None
     label = []
     for factor in state.label(source):
         if dim not in support(factor) or whole:
             label.append(factor)
+        elif ends is not None and ends in state.context.ends:
+            label.append(_narrow(factor, dim, *ends))
         else:
             state.freeze(factor, "a slice at positions that are constants in the code")
     state.set(call.out, label)
