@@ -1,6 +1,15 @@
 """One exception family. Every message says what was wrong, where, what was expected and what to do."""
 
-__all__ = ["CheckpointError", "DataError", "RegistryError", "SchemaError", "SlimmingError", "ZooSlimError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "HubError",
+    "NotThereError",
+    "RegistryError",
+    "SchemaError",
+    "SlimmingError",
+    "ZooSlimError",
+]
 
 
 class ZooSlimError(Exception):
@@ -21,6 +30,22 @@ class SlimmingError(ZooSlimError):
 
 class CheckpointError(ZooSlimError):
     """A slim checkpoint that is missing, damaged or does not fit."""
+
+
+class NotThereError(CheckpointError):
+    """A place does not have what was asked for, or does not give it to us; the next one may.
+
+    Attributes:
+        exists: whether the place itself was found, so that it can be asked for its variants.
+    """
+
+    def __init__(self, message: str, exists: bool = True):
+        super().__init__(message)
+        self.exists = exists
+
+
+class HubError(ZooSlimError):
+    """The Hub refuses what was asked of it, or cannot be asked."""
 
 
 class DataError(ZooSlimError):

@@ -3,7 +3,7 @@
 import importlib.resources
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,33 @@ import torch
 from torch import nn
 
 from zoo_slim import checkpoint
-from zoo_slim._errors import CheckpointError, RegistryError
+from zoo_slim._errors import CheckpointError, NotThereError, RegistryError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
 from zoo_slim.checkpoint._config import check_variant
 from zoo_slim.checkpoint._folder import find_folder
 from zoo_slim.checkpoint._load import check_dtype, resolve_device
 from zoo_slim.checkpoint._meta import build_real
+from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_repo, is_revision
 from zoo_slim.registry import registry
 
-__all__ = ["BundledPlace", "HubPlace", "LocalPlace", "Place", "bundled_zoo", "load", "places", "variants"]
+__all__ = [
+    "LOCAL_PREFIX",
+    "BundledPlace",
+    "HubPlace",
+    "LocalPlace",
+    "NotThereError",
+    "Place",
+    "bundled_zoo",
+    "load",
+    "places",
+    "variants",
+]
 
-HUB_PREFIX, LOCAL_PREFIX = "hf-hub:", "local-dir:"
+LOCAL_PREFIX = "local-dir:"
 NAMESPACE = "ZOO_SLIM_NAMESPACE"
 """Environment variable: the namespace on the Hub for registered names; ``""`` for none, default ``zoo-slim``."""
 
-PATIENCE = 5.0
-"""Seconds that the Hub has to answer where nobody asked for it by name."""
-
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
-_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}")
-
-
-class NotThereError(CheckpointError):
-    """A place does not have what was asked for; the next one may.
-
-    Attributes:
-        exists: whether the place itself was found, so that it can be asked for its variants.
-    """
-
-    def __init__(self, message: str, exists: bool = True):
-        super().__init__(message)
-        self.exists = exists
 
 
 @dataclass(frozen=True)
@@ -98,80 +93,7 @@ class BundledPlace(LocalPlace):
         return f"the bundled zoo ({self.name})"
 
 
-@dataclass(frozen=True)
-class HubPlace:
-    """A model's repository on the Hugging Face Hub.
-
-    Attributes:
-        repo: ``org/name``.
-        revision: branch, tag or commit; None: the default branch.
-        asked_for: whether the user named the repository. One that was not is given up at the first failure, where the
-            Hub's client would try again for half a minute.
-    """
-
-    repo: str
-    revision: str | None = None
-    asked_for: bool = True
-
-    def __str__(self) -> str:
-        return f"{HUB_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
-
-    def variants(self) -> list[str]:
-        """Return the variants in the repository, found by listing it.
-
-        Raises:
-            NotThereError: it cannot be listed.
-        """
-        try:
-            from huggingface_hub import HfApi
-
-            files = HfApi().list_repo_files(self.repo, revision=self.revision)
-        except Exception as error:
-            raise NotThereError(_reason(error), exists=False) from error
-        folders = [name.removesuffix(f"/{CONFIG}") for name in files if name.endswith(f"/{CONFIG}")]
-        return sorted(f.removeprefix(VARIANT_PREFIX) for f in folders if f.startswith(VARIANT_PREFIX) and "/" not in f)
-
-    def fetch(self, pruned: str | None, weights: bool) -> Path:
-        """Download the files of one checkpoint and return its folder in the cache.
-
-        All files are of one commit: the one that the revision names when the first is fetched.
-
-        Raises:
-            NotThereError: the Hub cannot be reached, or has no such repository, revision or variant.
-        """
-        prefix = "" if pruned is None else f"{VARIANT_PREFIX}{pruned}/"
-        file = self._download(prefix + CONFIG, self.revision)
-        commit = (file.parent if pruned is None else file.parent.parent).name
-        config = checkpoint.read_config(file.parent)
-        if PRUNING in config.files:
-            self._download(prefix + PRUNING, commit)
-        if weights and MODEL in config.files:
-            self._download(prefix + MODEL, commit)
-        elif weights and PRUNING in config.files:
-            self._download(CONFIG, commit)
-            self._download(MODEL, commit)
-        elif weights:
-            raise NotThereError(f"it has no {MODEL}")
-        return file.parent
-
-    def _download(self, file: str, revision: str | None) -> Path:
-        try:
-            from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-
-            if not self.asked_for and not isinstance(try_to_load_from_cache(self.repo, file, revision=revision), str):
-                get_hf_file_metadata(hf_hub_url(self.repo, file, revision=revision), timeout=PATIENCE)
-            return Path(hf_hub_download(self.repo, file, revision=revision, library_name="zoo_slim"))
-        except Exception as error:
-            exists = type(error).__name__ in ("EntryNotFoundError", "RemoteEntryNotFoundError")
-            raise NotThereError(f"{file}: {_reason(error)}", exists) from error
-
-
 Place = LocalPlace | HubPlace
-
-
-def _reason(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:300]
 
 
 def bundled_zoo() -> Path:
@@ -179,7 +101,13 @@ def bundled_zoo() -> Path:
     return Path(str(importlib.resources.files("zoo_slim").joinpath("zoo")))
 
 
-def places(name: str, revision: str | None = None) -> list[Place]:
+def places(
+    name: str,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> list[Place]:
     """Return where a name is looked for, in order.
 
     Args:
@@ -187,30 +115,34 @@ def places(name: str, revision: str | None = None) -> list[Place]:
             other is a registered name: the bundled zoo has it (unless a revision is given), or the default namespace
             on the Hub, where ``/`` becomes ``__``.
         revision: branch, tag or commit on the Hub.
+        token: access token for the Hub; None: that of this machine; False: none.
+        local_files_only: the Hub is not asked; what is in its cache can be had.
 
     Raises:
         CheckpointError: the name is malformed, or looks like a repository or a path but has no prefix.
         RegistryError: no architecture and no bundled model has the name.
     """
-    if revision is not None and not _REVISION.fullmatch(revision):
+    if revision is not None and not is_revision(revision):
         raise CheckpointError(f"revision {revision!r}: expected a branch, a tag or a commit")
     if name.startswith(HUB_PREFIX):
         repo, separator, named = name.removeprefix(HUB_PREFIX).partition("@")
-        if not _REPO.fullmatch(repo) or (separator and not _REVISION.fullmatch(named)):
+        if not is_repo(repo) or (separator and not is_revision(named)):
             raise CheckpointError(f"{name!r}: expected {HUB_PREFIX}org/name or {HUB_PREFIX}org/name@revision")
         if separator and revision is not None and revision != named:
             raise CheckpointError(f"{name!r} names a revision, but revision={revision!r} was given too; leave one out")
-        return [HubPlace(repo, named or revision)]
+        return [HubPlace(repo, named or revision, token, local_files_only)]
     if name.startswith(LOCAL_PREFIX):
         if revision is not None:
             raise CheckpointError(f"{name!r}: a folder has no revisions, but revision={revision!r} was given")
         if not (path := name.removeprefix(LOCAL_PREFIX)):
             raise CheckpointError(f"{name!r}: expected {LOCAL_PREFIX}path")
         return [LocalPlace(Path(path).expanduser())]
-    return _registered_places(name, revision)
+    return _registered_places(name, revision, token, local_files_only)
 
 
-def _registered_places(name: str, revision: str | None) -> list[Place]:
+def _registered_places(
+    name: str, revision: str | None, token: str | bool | None, local_files_only: bool
+) -> list[Place]:
     valid = _NAME.fullmatch(name) is not None
     bundled = BundledPlace(bundled_zoo() / name, name)
     if not (valid and bundled.folder.is_dir()):
@@ -227,9 +159,9 @@ def _registered_places(name: str, revision: str | None) -> list[Place]:
     namespace = os.environ.get(NAMESPACE, "zoo-slim")
     if namespace:
         repo = f"{namespace}/{name.replace('/', '__')}"
-        if not _REPO.fullmatch(repo):
+        if not is_repo(repo):
             raise CheckpointError(f"{repo!r} cannot be a repository; check the environment variable {NAMESPACE}")
-        found.append(HubPlace(repo, revision, asked_for=False))
+        found.append(HubPlace(repo, revision, token, local_files_only, asked_for=False))
     return found
 
 
@@ -239,6 +171,8 @@ def load(
     *,
     pretrained: bool = True,
     revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     **options: Any,
@@ -250,6 +184,8 @@ def load(
         pruned: tag of a variant, ``"0.75"`` for instance; None: the base network, or what a folder holds itself.
         pretrained: False: random weights; a registered name needs no checkpoint then.
         revision: branch, tag or commit on the Hub.
+        token: access token for the Hub; None: that of this machine (HF_TOKEN, or ``hf auth login``); False: none.
+        local_files_only: do not ask the Hub; what was fetched earlier can be loaded.
         device: where to.
         dtype: floating dtype to cast to; None: the one that the network had when it was saved.
         **options: keyword arguments for the architecture, such as ``num_classes``. They must agree with those that the
@@ -267,7 +203,7 @@ def load(
     if tag is not None:
         check_variant(tag, name, "pruned")
     check_dtype(dtype)
-    candidates = places(name, revision)
+    candidates = places(name, revision, token=token, local_files_only=local_files_only)
     if not pretrained and tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         architecture = registry().find(name)
         checked = architecture.check(options)
@@ -280,25 +216,53 @@ def load(
         except NotThereError as error:
             failures.append((place, error))
             continue
-        return checkpoint.load_folder(folder, pretrained=pretrained, device=device, dtype=dtype, options=options)
+        how: dict[str, Any] = {"pretrained": pretrained, "device": device, "dtype": dtype, "options": options}
+        return load_folder(folder, token=token, local_files_only=local_files_only, **how)
     raise CheckpointError(_nothing_found(name, tag, failures))
+
+
+def load_folder(
+    folder: str | os.PathLike[str], *, token: str | bool | None = None, local_files_only: bool = False, **how: Any
+) -> nn.Module:
+    """Load the network of one checkpoint folder; weights that are cut from those of a repository are fetched.
+
+    Args:
+        folder: a base checkpoint, or a variant (``NAME/pruned-VARIANT``).
+        token: access token for the Hub, as for `load`.
+        local_files_only: do not ask the Hub.
+        **how: as for `zoo_slim.checkpoint.load_folder`.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not fit.
+        RegistryError: the architecture is not installed, or does not take an option.
+    """
+    base = fetch_base(Path(folder), token, local_files_only) if how.get("pretrained", True) else None
+    if base is not None:
+        how["base_file"] = base
+    return checkpoint.load_folder(folder, **how)
 
 
 def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotThereError]]) -> str:
     what = f"variant {tag!r} of {name!r}" if tag else f"weights of {name!r}"
     lines = [f"{what} could not be found:", *(f"- {place}: {error}" for place, error in failures)]
     for place, error in failures:
-        try:
-            known = place.variants() if error.exists else []
-        except NotThereError:
-            continue
-        if known:
+        if known := known_variants(place, error):
             lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={known[-1]!r}.")
     if tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         lines.append(
             f"Pass pretrained=False for random weights, or name a place: '{HUB_PREFIX}org/name', '{LOCAL_PREFIX}path'."
         )
     return "\n".join(lines)
+
+
+def known_variants(place: Place, error: NotThereError) -> list[str]:
+    """Return the tags of the variants that a place has instead of what it does not have, as far as it can be asked."""
+    if isinstance(place, HubPlace) and isinstance(error, UnreachableError):
+        place = replace(place, local_files_only=True)
+    try:
+        return place.variants() if error.exists else []
+    except NotThereError:
+        return []
 
 
 def variants(name: str, revision: str | None = None) -> list[str]:

@@ -42,11 +42,7 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
             return there.fetch(pruned, weights)
         except loading.NotThereError as error:
             lines.append(f"  {there}: {error}")
-            try:
-                known = there.variants() if error.exists else []
-            except loading.NotThereError:
-                known = []
-            if known:
+            if known := loading.known_variants(there, error):
                 lines[-1] += f"; its variants are {', '.join(known)}: add --pruned {known[-1]}"
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
     raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))
