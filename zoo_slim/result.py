@@ -1,4 +1,4 @@
-"""Which channels of the original network each tensor of the slim network keeps."""
+"""Which channels of the original network each tensor of the slim network keeps, and which blocks are gone."""
 
 import copy
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._replacement import is_within, replacement
 
 __all__ = ["Attribute", "PruningResult", "apply_result", "slice_tensor"]
 
@@ -25,10 +26,26 @@ class PruningResult:
         attributes: ``{module name: {attribute: value}}``: the integers (or tuples of integers) that ``forward`` or
             ``repr`` read and that differ from the original's. The root module's name is ``""``. A module that has a
             list of integers there gets a list.
+        removed: ``{module name: what takes its place}``: residual blocks taken out whole. Their tensors and attributes
+            are in neither of the others; all other names stay as they were. What takes their place is a name in
+            `zoo_slim._replacement.REPLACEMENTS`: ``Identity``, an activation (``ReLU``), or ``Zeros`` for a branch.
     """
 
     kept: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+    removed: Mapping[str, str] = field(default_factory=dict)
+
+    def removing(self, blocks: Mapping[str, str]) -> "PruningResult":
+        """The same result, with ``blocks`` taken out too."""
+
+        def stays(name: str) -> bool:
+            return not any(is_within(name, block) for block in blocks)
+
+        return PruningResult(
+            {name: axes for name, axes in self.kept.items() if stays(name)},
+            {name: values for name, values in self.attributes.items() if stays(name)},
+            {**{name: becomes for name, becomes in self.removed.items() if stays(name)}, **blocks},
+        )
 
     def then(self, later: "PruningResult") -> "PruningResult":
         """The result of slimming twice: what ``later`` keeps of the network that this result gave.
@@ -36,6 +53,10 @@ class PruningResult:
         Raises:
             SlimmingError: the two do not fit each other.
         """
+        for name in (*later.kept, *later.attributes, *later.removed):
+            for block in self.removed:
+                if is_within(name, block):
+                    raise SlimmingError(f"the second result names {name!r}, but the first removes {block!r}")
         kept = {name: dict(axes) for name, axes in self.kept.items()}
         for name, axes in later.kept.items():
             for axis, index in axes.items():
@@ -48,13 +69,14 @@ class PruningResult:
                     raise SlimmingError(f"{name}: the second result does not fit what the first keeps of axis {axis}")
         names = {**self.attributes, **later.attributes}
         both = {name: {**self.attributes.get(name, {}), **later.attributes.get(name, {})} for name in names}
-        return PruningResult(kept, both)
+        return PruningResult(kept, both, self.removed).removing(later.removed)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PruningResult):
             return NotImplemented
         return (
             dict(self.attributes) == dict(other.attributes)
+            and dict(self.removed) == dict(other.removed)
             and self.kept.keys() == other.kept.keys()
             and all(
                 axes.keys() == other.kept[name].keys()
@@ -98,10 +120,11 @@ def slice_tensor(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
 def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
     """Return the slim network. ``model`` stays as it is and shares no memory with it.
 
-    Shared parameters stay shared. Works on meta tensors, without allocating anything.
+    Shared parameters stay shared, gradients stay behind. Works on meta tensors, without allocating anything.
 
     Raises:
-        SlimmingError: the result names a tensor, module or attribute that the model does not have.
+        SlimmingError: the result names a tensor, module or attribute that the model does not have, or that lies in a
+            block that it removes.
     """
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -111,13 +134,23 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         if name not in tensors:
             raise SlimmingError(f"the pruning result names {name!r}, which this {type(model).__name__} does not have")
     modules = dict(model.named_modules())
+    memo: dict[int, object] = {}
+    for name, becomes in result.removed.items():
+        inside = [other for other in (*result.kept, *result.attributes, *result.removed) if is_within(other, name)]
+        if name not in modules or not name:
+            raise SlimmingError(f"the pruning result removes module {name!r}, which does not exist")
+        if inside != [name]:
+            raise SlimmingError(f"the pruning result removes module {name!r}, but also names {inside[0]!r} in it")
+        try:
+            memo[id(modules[name])] = replacement(modules[name], becomes)
+        except SlimmingError as error:
+            raise SlimmingError(f"the pruning result removes module {name!r}: {error}") from None
     for name, values in result.attributes.items():
         if name not in modules:
             raise SlimmingError(f"the pruning result sets attributes of module {name!r}, which does not exist")
         for attribute in values:
             if not isinstance(vars(modules[name]).get(attribute), (int, tuple, list)):
                 raise SlimmingError(f"module {name!r} has no integer attribute {attribute!r} to set")
-    memo: dict[int, object] = {}
     for name, tensor in tensors.items():
         if id(tensor) in memo or name not in result.kept:
             continue
@@ -127,6 +160,7 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
             raise SlimmingError(f"{name}: {error}") from None
         memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
     slim = copy.deepcopy(model, memo)
+    slim.zero_grad()
     modules = dict(slim.named_modules())
     for name, values in result.attributes.items():
         for attribute, value in values.items():

@@ -163,7 +163,7 @@ def _slim_as_original(
     """Return the slim network, its result, and the groups that the schema means."""
     from zoo_slim import SlimPruner
     from zoo_slim.schema import convert_original
-    from zoo_slim.slimming._slim import run_check
+    from zoo_slim.slimming._run_check import run_check
     from zoo_slim.tracing import meta_copy
 
     pruner = SlimPruner(model, schema)

@@ -10,7 +10,7 @@ from zoo_slim._union_find import Ids, UnionFind
 from zoo_slim.schema import Group, PruningSchema
 from zoo_slim.slimming._criteria import Scores
 
-__all__ = ["Keep", "rounded", "select", "tie"]
+__all__ = ["Keep", "by_threshold", "rounded", "select", "tie"]
 
 Keep = NDArray[np.bool_]
 """Bool ``[channels]``."""
@@ -74,10 +74,23 @@ def select(
         SlimmingError: a ratio out of range, or an unknown rounding.
     """
     rounding = schema.rounding if rounding is None else rounding
-    if not 0 <= ratio < 1:
-        raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1")
     if rounding not in ("none", "eight", "two_pow"):
         raise SlimmingError(f"rounding {rounding!r} is unknown: give 'none', 'eight' or 'two_pow'")
+    keep, units, unit_score = by_threshold(schema, scores, ratio, allow_inexact)
+    _restore(keep, units, unit_score, schema, minimum, rounding)
+    return keep
+
+
+def by_threshold(
+    schema: PruningSchema, scores: Scores, ratio: float, allow_inexact: bool = False
+) -> tuple[Keep, Ids, Scores]:
+    """What the threshold alone keeps, before minima and roundings bring channels back; arguments as for `select`.
+
+    Returns:
+        the channels kept; the unit of each channel, see `tie`; the score of its unit, infinite for what stays anyway.
+    """
+    if not 0 <= ratio < 1:
+        raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1")
     members = schema.members()
     fixed = np.isnan(scores)
     for name, group in schema.groups.items():
@@ -99,8 +112,7 @@ def select(
             own[members[name]] = True
             _remove_lowest(keep, units, unit_score, members[name], group.ratio)
     _remove_lowest(keep, units, unit_score, np.flatnonzero(~own & ~fixed), ratio)
-    _restore(keep, units, unit_score, schema, minimum, rounding)
-    return keep
+    return keep, units, unit_score
 
 
 def _remove_lowest(keep: Keep, units: Ids, unit_score: Scores, among: Ids, ratio: float) -> None:

@@ -1,27 +1,26 @@
 """Slimming: score, select, remove."""
 
-import copy
-import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-import torch
+import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema, read_schema
-from zoo_slim.slimming._cost import count_macs, count_params
+from zoo_slim.slimming._budget import MOST, Budget
 from zoo_slim.slimming._criteria import Criterion
 from zoo_slim.slimming._keep import result_from_keep
+from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, without
+from zoo_slim.slimming._run_check import run_check
 from zoo_slim.slimming._score import score
-from zoo_slim.slimming._select import select
-from zoo_slim.tracing import Example, call_model, meta_copy, to_device, trace
+from zoo_slim.slimming._select import by_threshold, select
+from zoo_slim.tracing import Example, meta_copy, trace
 
-__all__ = ["remove", "run_check", "slim"]
-
-_STEPS = 12
-"""Halvings of the ratio when a budget is met: 2**-12 of the channels is finer than one channel of most groups."""
+__all__ = ["remove", "slim"]
 
 
 def slim(
@@ -30,6 +29,7 @@ def slim(
     ratio: float | None = None,
     params: int | float | None = None,
     macs: int | float | None = None,
+    remove_blocks: RemoveBlocks | None = None,
     criterion: str | Criterion = "bn_scale",
     example_input: Example | None = None,
     schema: PruningSchema | None = None,
@@ -37,15 +37,22 @@ def slim(
     rounding: str | None = None,
     allow_inexact: bool = False,
 ) -> tuple[nn.Module, PruningResult]:
-    """Remove the channels that matter least. The given model stays as it is.
+    """Remove the channels, and if asked the residual blocks, that matter least. The given model stays as it is.
 
-    Exactly one of ``ratio``, ``params`` and ``macs`` says how many.
+    One of ``ratio``, ``params`` and ``macs`` says how many channels. It can be left out where ``remove_blocks`` says
+    which or how many blocks to remove; no channels go then besides theirs.
 
     Args:
         model: the network, usually after sparsity training.
         ratio: the share of all scored channels to remove, ``0 <= ratio < 1``.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
+        remove_blocks: residual blocks ``act(x + branch(x))`` to take out whole, see `zoo_slim.slimming.find_blocks`:
+
+            - a list of their names. A branch of several in a block (``blocks.3.attn``) may be named too;
+            - a number: so many of those whose channels score lowest in the mean;
+            - ``"dead"``: all those that, but for ``minimum``, would lose each channel that lies in them alone;
+            - ``"needed"``: as few as the budget needs, lowest score first; none where removing channels is enough.
         criterion: a name from `zoo_slim.slimming.list_criteria` (``bn_scale``, ``l1``, ``l2``, ``taylor``, ``random``,
             and those of installed plugins), or a function ``(model, schema) -> scores``.
         example_input: what to call the model with; by default the architecture's, for a model that zoo_slim built.
@@ -58,32 +65,78 @@ def slim(
         the slim network, in the mode of the given one, and the pruning result from which it can be rebuilt.
 
     Raises:
-        SlimmingError: contradictory arguments, a model that cannot be traced, or a budget that cannot be met.
+        SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, or a
+            budget that cannot be met.
     """
-    given = [name for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None]
-    if len(given) != 1:
-        raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
+    _check_arguments(given, remove_blocks)
     if example_input is None:
         example_input = _example_of(model)
     if schema is None:
         schema = _bundled_schema(model) or trace(model, example_input)
     else:
         schema.check(model)
-    scores = score(model, schema, criterion)
     probe = meta_copy(model)
+    budget = next((Budget(probe, value, name, example_input) for name, value in given.items() if name != "ratio"), None)
+    scores = np.full(schema.channels, np.nan)
+    if given or isinstance(remove_blocks, int):
+        scores = score(model, schema, criterion)
+    choose = partial(select, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
 
-    def attempt(share: float) -> PruningResult:
-        keep = select(schema, scores, share, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
-        return result_from_keep(probe, schema, keep)
+    def without_blocks(removed: Mapping[str, str], share: float) -> PruningResult:
+        rest = without(schema, removed)
+        left = np.where(present_channels(rest, probe), scores, np.nan)
+        return result_from_keep(probe, rest, choose(rest, left, share)).removing(removed)
 
-    if ratio is not None:
-        result = attempt(ratio)
-    else:
-        limit = params if params is not None else macs
-        assert limit is not None
-        result = _within(probe, attempt, limit, macs is not None, example_input)
+    def without_dead_blocks(share: float) -> PruningResult:
+        keep, _, unit_scores = by_threshold(schema, scores, share, allow_inexact)
+        removed = removal.dead(schema, keep, np.isfinite(unit_scores))
+        return result_from_keep(probe, without(schema, removed), choose(schema, scores, share)).removing(removed)
+
+    attempt: Callable[[float], PruningResult] = partial(without_blocks, {})
+    if remove_blocks is not None:
+        removal = Removal(model, probe, example_input)
+        if remove_blocks == "dead":
+            attempt = without_dead_blocks
+        elif remove_blocks == "needed":
+            assert budget is not None
+            growing = removal.lowest(schema, scores)
+            fewest = bisect_left(growing, True, key=lambda removed: budget.allows(without_blocks(removed, MOST)))
+            attempt = partial(without_blocks, growing[min(fewest, len(growing) - 1)])
+        elif isinstance(remove_blocks, int):
+            attempt = partial(without_blocks, _at(removal.lowest(schema, scores), remove_blocks))
+        else:
+            attempt = partial(without_blocks, removal.named(remove_blocks))
+    result = attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
     run_check(apply_result(probe, result), probe, example_input)
     return remove(model, result), result
+
+
+def _check_arguments(given: Mapping[str, object], remove_blocks: object) -> None:
+    rules = {"dead": ("ratio", "params", "macs"), "needed": ("params", "macs")}
+    if len(given) > 1 or (not given and remove_blocks is None):
+        raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    if isinstance(remove_blocks, str):
+        if remove_blocks not in rules:
+            raise SlimmingError(
+                f"remove_blocks={remove_blocks!r} is no rule: give a list of names, a number, 'dead' or 'needed'"
+            )
+        if not set(given) & set(rules[remove_blocks]):
+            raise SlimmingError(f"remove_blocks={remove_blocks!r} needs one of {', '.join(rules[remove_blocks])}")
+    elif remove_blocks is not None:
+        number = isinstance(remove_blocks, int) and not isinstance(remove_blocks, bool) and remove_blocks >= 0
+        names = isinstance(remove_blocks, Sequence) and all(isinstance(name, str) for name in remove_blocks)
+        if not number and not names:
+            raise SlimmingError(f"remove_blocks={remove_blocks!r}: give a list of names, a number, 'dead' or 'needed'")
+
+
+def _at(growing: Sequence[Mapping[str, str]], count: int) -> Mapping[str, str]:
+    if count >= len(growing):
+        raise SlimmingError(
+            f"remove_blocks={count} is too many: the network has {len(growing) - 1} residual blocks with scores of "
+            "this criterion. zoo_slim.slimming.find_blocks lists all; those without scores can be named"
+        )
+    return growing[count]
 
 
 def remove(model: nn.Module, result: PruningResult) -> nn.Module:
@@ -99,48 +152,6 @@ def remove(model: nn.Module, result: PruningResult) -> nn.Module:
             base=origin.base or origin.metrics,
         )
     return slim_model
-
-
-def _within(probe: nn.Module, attempt: Any, limit: int | float, macs: bool, example: Example) -> PruningResult:
-    """The smallest ratio whose network has at most ``limit`` parameters or MACs, by bisection."""
-    batch = _batch_size(example)
-    if isinstance(limit, bool) or not 0 < limit < math.inf:
-        raise SlimmingError(
-            f"{'macs' if macs else 'params'}={limit} is no budget: give a number to keep at most, such as 2_000_000, "
-            "or a share below 1 of what there is, such as 0.5"
-        )
-
-    def cost(result: PruningResult) -> float:
-        network = apply_result(probe, result)
-        return count_macs(network, example) / batch if macs else count_params(network)
-
-    whole = cost(PruningResult())
-    target = limit * whole if isinstance(limit, float) and limit < 1 else float(limit)
-    low, high = 0.0, 1 - 2**-_STEPS
-    if cost(all_of_it := attempt(low)) <= target:
-        return all_of_it
-    best = attempt(high)
-    if cost(best) > target:
-        raise SlimmingError(
-            f"a budget of {target:,.0f} {'MACs' if macs else 'parameters'} cannot be met: of {whole:,.0f}, "
-            f"{cost(best):,.0f} are left when every group is at its minimum. Raise the budget or lower `minimum`."
-        )
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        result = attempt(middle)
-        if cost(result) <= target:
-            high, best = middle, result
-        else:
-            low = middle
-    return best
-
-
-def _batch_size(example: Example) -> int:
-    values: Any = (
-        list(example.values()) if hasattr(example, "values") and not isinstance(example, torch.Tensor) else example
-    )
-    first = values if isinstance(values, torch.Tensor) else values[0]
-    return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim else 1
 
 
 def _example_of(model: nn.Module) -> Example:
@@ -171,31 +182,3 @@ def _bundled_schema(model: nn.Module) -> PruningSchema | None:
     except SchemaError:
         return None  # made for other options of the builder
     return schema
-
-
-def run_check(network: nn.Module, original: nn.Module, example: Example) -> None:
-    """Run a slim network on meta tensors in both modes, and compare the shapes of its outputs with the original's.
-
-    Raises:
-        SlimmingError: it does not run, or its outputs have other shapes.
-    """
-    from zoo_slim.tracing._interpreter import tensors_in
-
-    meta = to_device(example, "meta")
-    for training in (False, True):
-        expected = None
-        try:
-            with torch.no_grad():
-                expected = [out.shape for out in tensors_in(call_model(copy.deepcopy(original).train(training), meta))]
-        except Exception:
-            continue  # the original does not run on meta tensors in this mode: there is nothing to compare with
-        try:
-            with torch.no_grad():
-                found = [out.shape for out in tensors_in(call_model(copy.deepcopy(network).train(training), meta))]
-        except Exception as error:
-            raise SlimmingError(
-                f"the slim {type(network).__name__} does not run: {error}. Its forward depends on widths in a way that "
-                "tracing did not see; please report it, and exclude the layer by setting its group's ratio to 0."
-            ) from error
-        if found != expected:
-            raise SlimmingError(f"the slim network gives outputs of shapes {found}, the original {expected}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._replacement import is_within
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.slimming._cost import count_params
 from zoo_slim.tracing import Example, Trace, call_model, run_trace
@@ -50,7 +51,8 @@ def verify(
 ) -> Verification:
     """Compare the slim network with the masked original, in float64.
 
-    The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it. Both are
+    The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it, and all
+    parameters of the blocks that were removed, so that nothing but what passes beside their branches is left. Both are
     compared in evaluation mode; and once more with their containers in training mode but all layers in evaluation mode,
     which runs the branches that only run in training. A model that is random even so is not compared there.
 
@@ -70,6 +72,7 @@ def verify(
     original = copy.deepcopy(model).double().eval()
     with torch.no_grad():
         slim = apply_result(original, result)
+        zero_blocks(original, result)
         mask_readers(original, result, facts.reads)
         worst = _difference(tensors_in(call_model(slim, example)), tensors_in(call_model(original, example)))
         compared = facts.training is None and not _draws_random_numbers(original, example)
@@ -126,6 +129,13 @@ def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple
         else:
             mask = mask.repeat_interleave(weight.shape[0] // len(rows), dim=0)
             weight.data.mul_(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)))
+
+
+def zero_blocks(model: nn.Module, result: PruningResult) -> None:
+    """Set to zero, in place, the parameters of the blocks that were removed."""
+    for name, parameter in model.named_parameters():
+        if any(is_within(name, block) for block in result.removed):
+            parameter.zero_()
 
 
 def training_step(model: nn.Module, example_input: Example) -> None:

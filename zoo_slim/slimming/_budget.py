@@ -1,0 +1,88 @@
+"""Budgets of parameters or multiply-accumulates, met by bisection."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim._errors import SlimmingError
+from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.slimming._cost import count_macs, count_params
+from zoo_slim.tracing import Example
+
+__all__ = ["MOST", "Budget"]
+
+_STEPS = 12
+"""Halvings of the ratio when a budget is met: 2**-12 of the channels is finer than one channel of most groups."""
+
+MOST = 1 - 2**-_STEPS
+"""The ratio that leaves every group at its minimum."""
+
+
+class Budget:
+    """What a slim network may cost at most.
+
+    Args:
+        probe: the original network, on the meta device.
+        limit: a number, or as a float below 1 a share of what there is.
+        unit: ``params`` or ``macs``; MACs count per sample.
+        example: what to call the network with.
+
+    Raises:
+        SlimmingError: a limit that is no number above 0.
+    """
+
+    def __init__(self, probe: nn.Module, limit: int | float, unit: str, example: Example) -> None:
+        if isinstance(limit, bool) or not 0 < limit < math.inf:
+            raise SlimmingError(
+                f"{unit}={limit} is no budget: give a number to keep at most, such as 2_000_000, "
+                "or a share below 1 of what there is, such as 0.5"
+            )
+        self._probe, self._macs, self._example = probe, unit == "macs", example
+        self._whole = self._cost(PruningResult())
+        self._target = limit * self._whole if isinstance(limit, float) and limit < 1 else float(limit)
+
+    def allows(self, result: PruningResult) -> bool:
+        """Whether the network that the result gives costs no more."""
+        return self._cost(result) <= self._target
+
+    def smallest(self, attempt: Callable[[float], PruningResult]) -> PruningResult:
+        """The result of the smallest ratio that the budget allows.
+
+        Raises:
+            SlimmingError: it allows none.
+        """
+        low, high = 0.0, MOST
+        if self.allows(everything := attempt(low)):
+            return everything
+        best = attempt(high)
+        if not self.allows(best):
+            raise SlimmingError(
+                f"a budget of {self._target:,.0f} {'MACs' if self._macs else 'parameters'} cannot be met: of "
+                f"{self._whole:,.0f}, {self._cost(best):,.0f} are left when every group is at its minimum. Raise the "
+                "budget, lower `minimum`, or let whole residual blocks go: remove_blocks='needed'."
+            )
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            result = attempt(middle)
+            if self.allows(result):
+                high, best = middle, result
+            else:
+                low = middle
+        return best
+
+    def _cost(self, result: PruningResult) -> float:
+        network = apply_result(self._probe, result)
+        if self._macs:
+            return count_macs(network, self._example) / _batch_size(self._example)
+        return count_params(network)
+
+
+def _batch_size(example: Example) -> int:
+    values: Any = (
+        list(example.values()) if hasattr(example, "values") and not isinstance(example, torch.Tensor) else example
+    )
+    first = values if isinstance(values, torch.Tensor) else values[0]
+    return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim else 1
