@@ -1,0 +1,257 @@
+"""One model: traced, slimmed at random and by criterion, verified and trained a step. Runs in a process of its own."""
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo_slim.coverage._names import find
+from zoo_slim.coverage._share import reasons, removable_share
+from zoo_slim.registry import Architecture
+from zoo_slim.schema import PruningSchema
+from zoo_slim.slimming import count_params, randomize, slim, training_step, verify
+from zoo_slim.tracing import Trace, run_trace, schema_of
+
+__all__ = ["RANDOM", "RATIO", "measure"]
+
+RANDOM, RATIO = 0.4, 0.5
+"""Shares of the channels to remove: at random, and by criterion."""
+
+SIDES = (64, 96)
+"""Sides of the images that are tried before the network's own: small ones are quick."""
+
+BYTES_PER_PARAMETER = 28
+"""What verifying takes: the original and the slim network in both precisions, and copies for training mode."""
+
+_IMPORTED = 1e9
+"""What the process takes before there is a model."""
+
+
+class _Record:
+    """What is known of a model. Every stage's end is written down, so that a killed process leaves what it knew."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        self.facts: dict[str, Any] = {"model": name, "made_with": _versions(), "failures": [], "runs": []}
+        self._file = file
+
+    def write(self) -> None:
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(self.facts) + "\n")
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note the stage; what it raises is noted and ends the measurement."""
+        self.facts["stage"] = name
+        self.write()
+        try:
+            yield
+        except Exception as error:
+            self.facts["failures"].append({"stage": name, "error": _short(error), "where": _where(error)})
+            self.write()
+            raise _StageError from error
+
+
+class _StageError(Exception):
+    """A stage failed, and the record says so."""
+
+
+def measure(name: str, file: Path, memory: float) -> None:
+    """Measure one model, and append what is known to ``file`` after every stage, as JSON lines.
+
+    Args:
+        name: of a registered architecture or of a detector of torchvision.
+        file: where to; the last line is the result.
+        memory: bytes that the process may take. Models too large for that are traced and slimmed without weights.
+    """
+    record = _Record(name, file)
+    with contextlib.suppress(_StageError):
+        _measure(record, find(name), memory)
+        record.facts["stage"] = "end"
+    record.write()
+
+
+def _measure(record: _Record, architecture: Architecture, memory: float) -> None:
+    facts = record.facts
+    with record.stage("build"):
+        model = _without_weights(architecture)
+        facts["params"] = count_params(model)
+    with record.stage("trace"):
+        model, trace, side = _traced(record, model, architecture)
+        schema = schema_of(model, trace)
+        _note_trace(facts, model, trace, side)
+    if not facts["removable"]:
+        return
+    if facts["params"] * BYTES_PER_PARAMETER + _IMPORTED > memory:
+        with record.stage("slim without weights"):
+            torch.manual_seed(0)
+            example = architecture.example_input(size=side, device="meta")
+            network, _ = slim(model, ratio=RANDOM, criterion="random", example_input=example, schema=schema)
+            facts["slim_params"] = count_params(network)
+        return
+    with record.stage("build with weights"):
+        model = randomize(architecture.build())
+    example = architecture.example_input(size=side)
+    for criterion, ratio in (("random", RANDOM), (_criterion(model, schema), RATIO)):
+        with contextlib.suppress(_StageError):
+            _slim_and_verify(record, model, schema, trace, example, criterion, ratio)
+
+
+def _without_weights(architecture: Architecture) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return architecture.build()
+    except Exception:  # its builder computes with values
+        return architecture.build()
+
+
+def _traced(record: _Record, model: nn.Module, architecture: Architecture) -> tuple[nn.Module, Trace, int]:
+    """Trace at the smallest size at which both modes run, else at the smallest at which evaluation mode does.
+
+    Without weights if that works, else with weights.
+    """
+    own = max(architecture.input_size[1:])
+    sides = [*(side for side in SIDES if side < own), own]
+    error: Exception | None = None
+    for build in (lambda: model, architecture.build):
+        best: tuple[nn.Module, Trace, int] | None = None
+        for side in sides:
+            try:
+                candidate = build()
+                trace = _timed_trace(record.facts, candidate, architecture, side)
+            except Exception as caught:
+                error = caught
+                continue
+            if best is None or trace.training is None:
+                best = candidate, trace, side
+            if trace.training is None:
+                break
+        if best is not None:
+            return best
+    assert error is not None
+    raise error
+
+
+def _timed_trace(facts: dict[str, Any], model: nn.Module, architecture: Architecture, side: int) -> Trace:
+    example = architecture.example_input(size=side, device=next(model.parameters()).device)
+    _reset_peak()
+    before = _memory("VmHWM")
+    start = time.process_time()
+    trace = run_trace(model, example)
+    facts["trace_seconds"] = time.process_time() - start
+    peak = _memory("VmHWM")
+    facts["trace_mb"] = None if before is None or peak is None else (peak - before) / 1e6
+    return trace
+
+
+def _note_trace(facts: dict[str, Any], model: nn.Module, trace: Trace, side: int) -> None:
+    inexact = int(np.count_nonzero(trace.inexact))
+    facts |= {
+        "side": side,
+        "channels": trace.classes,
+        "removable": trace.classes - inexact,
+        "inexact": inexact,
+        "share": removable_share(model, trace),
+        "training": trace.training,
+        "reasons": reasons(trace),
+    }
+
+
+def _criterion(model: nn.Module, schema: PruningSchema) -> str:
+    """``bn_scale`` where most removable channels have a BatchNorm scale, else ``l2``."""
+    modules = dict(model.named_modules())
+    exact = np.zeros(schema.channels, dtype=bool)
+    for members, group in zip(schema.members().values(), schema.groups.values(), strict=True):
+        exact[members] = not group.inexact
+    scaled = np.zeros(schema.channels, dtype=bool)
+    for name, channels in schema.norms.items():
+        if isinstance(modules[name], nn.modules.batchnorm._BatchNorm):
+            scaled[channels[channels >= 0]] = True
+    return "bn_scale" if 2 * np.count_nonzero(scaled & exact) > np.count_nonzero(exact) else "l2"
+
+
+def _slim_and_verify(
+    record: _Record,
+    model: nn.Module,
+    schema: PruningSchema,
+    trace: Trace,
+    example: torch.Tensor,
+    criterion: str,
+    ratio: float,
+) -> None:
+    run: dict[str, Any] = {"criterion": criterion, "ratio": ratio}
+    with record.stage(f"slim ({criterion})"):
+        torch.manual_seed(0)
+        start = time.process_time()
+        network, result = slim(model, ratio=ratio, criterion=criterion, example_input=example, schema=schema)
+        run |= {"slim_seconds": time.process_time() - start, "slim_params": count_params(network)}
+    with record.stage(f"verify ({criterion})"):
+        found = verify(model, result, example, trace=trace)
+        run |= {
+            "exact": found.exact,
+            "difference": found.max_relative_difference,
+            "training_compared": found.training_compared,
+        }
+        record.facts["runs"].append(run)
+    with record.stage(f"training step ({criterion})"):
+        run["training_step"] = _training_step(network, model, example)
+
+
+def _training_step(network: nn.Module, original: nn.Module, example: torch.Tensor) -> str:
+    """``ok``, or ``original fails`` where slimming is not to blame.
+
+    Raises:
+        Exception: what the slim network raises, where the original raises nothing.
+    """
+    try:
+        training_step(network, example)
+    except Exception:
+        try:
+            training_step(original, example)
+        except Exception:
+            return "original fails"
+        raise
+    return "ok"
+
+
+def _versions() -> str:
+    packages = ("zoo_slim", "torch", "torchvision", "timm")
+    return ", ".join(f"{package} {metadata.version(package).split('+')[0]}" for package in packages)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+
+
+def _where(error: BaseException) -> list[str]:
+    """The last steps of the stack trace: file, line and function."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+def _memory(field: str) -> int | None:
+    """``VmRSS`` or ``VmHWM``, its peak, in bytes; None where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{field}:")), None)
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # 5: set VmHWM to VmRSS, see proc_pid_clear_refs(5)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")  # models warn of their own deprecations
+    measure(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
