@@ -1,7 +1,8 @@
 """What takes the place of a block that was removed: modules without parameters, from a short list."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 
-__all__ = ["REPLACEMENTS", "Removed", "Zeros", "is_within", "replacement"]
+__all__ = ["REPLACEMENTS", "Removed", "Zeros", "around", "conflict", "is_within", "replacement"]
 
 
 class Zeros(nn.Module):
@@ -56,6 +57,26 @@ def replacement(block: nn.Module, becomes: str) -> nn.Module:
     found = REPLACEMENTS[becomes]()
     plain = len(takes) == 1 and takes[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return (found if plain or isinstance(found, Zeros) else Removed(found)).train(block.training)
+
+
+def around(name: str) -> list[str]:
+    """The names of the modules around a module, parameter or buffer, from the inside out, but for the model's own."""
+    return [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
+
+
+def conflict(named: Iterable[str], removed: Collection[str]) -> tuple[str, str] | None:
+    """A name, of those given or of the modules removed, that lies in a removed module; and that module."""
+    depth = max((block.count(".") + 1 for block in removed), default=0)
+
+    def leading(name: str) -> Iterator[str]:
+        parts = name.split(".", depth)[:depth]  # a name from a file may have millions of dots
+        return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+    pairs = chain(
+        ((name, block) for name in named for block in leading(name)),
+        ((name, block) for name in removed for block in leading(name) if block != name),
+    )
+    return next(((name, block) for name, block in pairs if block in removed), None)
 
 
 def is_within(name: str, module: str) -> bool:

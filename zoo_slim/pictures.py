@@ -16,6 +16,8 @@ _KEPT, _REMOVED = "#1f6f8b", "#d9dee2"
 def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, int]]:
     """Output channels of every convolution and linear layer: ``{module name: (kept, of)}``, in the model's order.
 
+    A layer of a block that was removed kept none.
+
     Args:
         original: the network before slimming; it may be on the meta device.
         slim: the network after; likewise.
@@ -25,7 +27,8 @@ def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, i
     for name, module in original.named_modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             axis = 1 if getattr(module, "transposed", False) else 0
-            widths[name] = (modules[name].weight.shape[axis], module.weight.shape[axis])
+            kept = modules[name].weight.shape[axis] if name in modules else 0
+            widths[name] = (kept, module.weight.shape[axis])
     return widths
 
 

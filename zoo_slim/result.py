@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
-from zoo_slim._replacement import is_within, replacement
+from zoo_slim._replacement import conflict, is_within, replacement
 
 __all__ = ["Attribute", "PruningResult", "apply_result", "slice_tensor"]
 
@@ -53,10 +53,8 @@ class PruningResult:
         Raises:
             SlimmingError: the two do not fit each other.
         """
-        for name in (*later.kept, *later.attributes, *later.removed):
-            for block in self.removed:
-                if is_within(name, block):
-                    raise SlimmingError(f"the second result names {name!r}, but the first removes {block!r}")
+        if (inside := conflict((*later.kept, *later.attributes, *later.removed), self.removed)) is not None:
+            raise SlimmingError(f"the second result names {inside[0]!r}, but the first removes {inside[1]!r}")
         kept = {name: dict(axes) for name, axes in self.kept.items()}
         for name, axes in later.kept.items():
             for axis, index in axes.items():
@@ -135,12 +133,11 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
             raise SlimmingError(f"the pruning result names {name!r}, which this {type(model).__name__} does not have")
     modules = dict(model.named_modules())
     memo: dict[int, object] = {}
+    if (inside := conflict((*result.kept, *result.attributes), result.removed)) is not None:
+        raise SlimmingError(f"the pruning result names {inside[0]!r}, which lies in {inside[1]!r}, which it removes")
     for name, becomes in result.removed.items():
-        inside = [other for other in (*result.kept, *result.attributes, *result.removed) if is_within(other, name)]
         if name not in modules or not name:
             raise SlimmingError(f"the pruning result removes module {name!r}, which does not exist")
-        if inside != [name]:
-            raise SlimmingError(f"the pruning result removes module {name!r}, but also names {inside[0]!r} in it")
         try:
             memo[id(modules[name])] = replacement(modules[name], becomes)
         except SlimmingError as error:

@@ -7,6 +7,10 @@ indices cannot be repeated, negative or unsorted. The metadata says which axis o
 - ``masks``: JSON ``{key: [n]}``, or ``{key: [g, n]}`` for ``g`` rows that keep equally many of ``n`` each
 - ``kept``: JSON ``{state-dict name: {axis: key}}``
 - ``attributes``: JSON ``{module name: {attribute: integer or list of integers}}``
+
+A result that removes blocks has ``version`` ``"2"`` and one field more:
+
+- ``removed``: JSON ``{module name: what takes its place}``, a name in `zoo_slim._replacement.REPLACEMENTS`
 """
 
 import json
@@ -18,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import CheckpointError
+from zoo_slim._replacement import REPLACEMENTS, around, conflict
 from zoo_slim.checkpoint._config import read_bytes
 from zoo_slim.checkpoint._json import parse_object, show
 from zoo_slim.checkpoint._safetensors import parse_header, write_tensors
@@ -25,7 +30,7 @@ from zoo_slim.result import Attribute, PruningResult
 
 __all__ = ["check_attributes", "parse_result", "read_result", "write_result"]
 
-FORMAT, VERSION = "zoo_slim.pruning", "1"
+FORMAT, VERSION, VERSION_WITH_REMOVED = "zoo_slim.pruning", "1", "2"
 LARGEST = 16 << 20
 
 _METADATA = {"format", "version", "kept", "masks", "attributes"}
@@ -58,13 +63,17 @@ def write_result(result: PruningResult, file: Path, shapes: Mapping[str, Sequenc
             key = keys.setdefault((mask.shape, bits.tobytes()), f"mask{len(keys)}")
             packed[key], masks[key] = torch.from_numpy(bits), list(mask.shape)
             kept.setdefault(name, {})[str(axis)] = key
+    removed = dict(result.removed)
+    _check_removed(removed, (*result.kept, *result.attributes), shapes, "the pruning result")
     metadata = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_WITH_REMOVED if removed else VERSION,
         "kept": _compact(kept),
         "masks": _compact(masks),
         "attributes": _compact({module: dict(values) for module, values in result.attributes.items()}),
     }
+    if removed:
+        metadata["removed"] = _compact(removed)
     return write_tensors(
         file, {key: (bits.dtype, tuple(bits.shape)) for key, bits in packed.items()}, packed.__getitem__, metadata
     )
@@ -110,11 +119,14 @@ def parse_result(data: bytes, where: str, shapes: Mapping[str, Sequence[int]]) -
     if len(data) < 8 or length > len(data) - 8:
         raise CheckpointError(f"{where}: is cut off, or no safetensors file; fetch it anew")
     entries, metadata = parse_header(data[8 : 8 + length], len(data) - 8 - length, where)
-    if metadata.keys() != _METADATA:
-        raise CheckpointError(f"{where}: expected the metadata {sorted(_METADATA)}, found {show(sorted(metadata))}")
-    for field, value in (("format", FORMAT), ("version", VERSION)):
-        if metadata[field] != value:
-            raise CheckpointError(f"{where}: field {field!r}: expected {value!r}, found {show(metadata[field])}")
+    removes = metadata.get("version") == VERSION_WITH_REMOVED
+    expected = {*_METADATA, "removed"} if removes else _METADATA
+    if metadata.keys() != expected:
+        raise CheckpointError(f"{where}: expected the metadata {sorted(expected)}, found {show(sorted(metadata))}")
+    for field, values in (("format", [FORMAT]), ("version", [VERSION, VERSION_WITH_REMOVED])):
+        if metadata[field] not in values:
+            wanted = " or ".join(map(repr, values))
+            raise CheckpointError(f"{where}: field {field!r}: expected {wanted}, found {show(metadata[field])}")
     sizes = parse_object(metadata["masks"], f"{where}: masks", LARGEST)
     if sizes.keys() != entries.keys():
         difference = sorted(sizes.keys() ^ entries.keys())[0]
@@ -134,7 +146,29 @@ def parse_result(data: bytes, where: str, shapes: Mapping[str, Sequence[int]]) -
         indices[key], mask_sizes[key] = _indices(bits, size[-1], at), size[-1]
     kept = _kept(parse_object(metadata["kept"], f"{where}: kept", LARGEST), where, indices, mask_sizes, shapes)
     attributes = _attributes(parse_object(metadata["attributes"], f"{where}: attributes", LARGEST), where)
-    return PruningResult(kept, attributes)
+    removed: dict[str, str] = {}
+    if removes:
+        given = parse_object(metadata["removed"], f"{where}: removed", LARGEST)
+        removed = _check_removed(given, (*kept, *attributes), shapes, f"{where}: removed")
+    return PruningResult(kept, attributes, removed)
+
+
+def _check_removed(
+    given: Mapping[str, object], named: Sequence[str], shapes: Mapping[str, Sequence[int]], where: str
+) -> dict[str, str]:
+    """Return the blocks removed, each of which must hold tensors, none of which the result names elsewhere."""
+    removed: dict[str, str] = {}
+    modules = {module for name in shapes for module in around(name)}
+    for block, becomes in given.items():
+        at = f"{where}: {show(block)}"
+        if not isinstance(becomes, str) or becomes not in REPLACEMENTS:
+            raise CheckpointError(f"{at}: expected one of {', '.join(REPLACEMENTS)}, found {show(becomes)}")
+        if block not in modules:
+            raise CheckpointError(f"{at}: the architecture has no such module with tensors")
+        removed[block] = becomes
+    if (inside := conflict(named, removed)) is not None:
+        raise CheckpointError(f"{where}: {show(inside[1])}: is removed, but {show(inside[0])} in it is named too")
+    return removed
 
 
 def _indices(bits: np.ndarray, size: int, at: str) -> Tensor:

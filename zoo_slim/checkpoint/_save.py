@@ -194,6 +194,8 @@ def _base_weights(
     state = named_tensors(model)
     stored, loaded = getattr(torch, base.stored_dtype), getattr(torch, base.dtype)
     for name, tensor in read_weights(parent / MODEL, base.files[MODEL], original, origin.result.kept).items():
+        if name not in state:
+            continue  # it lies in a block that was removed
         if not torch.equal(tensor.to(loaded if tensor.dtype == stored else tensor.dtype), state[name].detach().cpu()):
             raise CheckpointError(
                 f"tensor {name!r}: is not the kept part of the base's in {parent / MODEL}; save with weights=True"

@@ -23,7 +23,9 @@ def removed(schema: "PruningSchema", model: "nn.Module", result: "PruningResult"
     """Return which channels are gone, bool ``[schema.channels]``; ``model`` is the original, weights or not."""
     import numpy as np
 
-    gone = np.zeros(schema.channels, dtype=bool)
+    from zoo_slim.slimming._removal import present_channels, without
+
+    gone = ~present_channels(without(schema, result.removed), model)
     for name, places in schema.axes(model).items():
         for axis, channels in places.items():
             index = result.kept.get(name, {}).get(axis)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SlimmingError
-from zoo_slim._replacement import Zeros, is_within
+from zoo_slim._replacement import Zeros, around, is_within
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._blocks import BlockSearch
@@ -119,7 +119,7 @@ class Removal:
         return self._whole(chosen)
 
     def _as_branch(self, name: str) -> str:
-        for block in _parents(name):
+        for block in around(name):
             if self._search.becomes(block) is not None and name in self._search.branches(block):
                 return Zeros.__name__
         known = list(self.blocks)
@@ -135,7 +135,7 @@ class Removal:
             block: becomes
             for branch, kind in chosen.items()
             if kind == Zeros.__name__
-            for block in _parents(branch)
+            for block in around(branch)
             if (becomes := self._search.becomes(block)) is not None
             and set(self._search.branches(block)) <= chosen.keys()
             and self._fault({block: becomes}) is None
@@ -194,11 +194,6 @@ def own_channels(schema: PruningSchema, model: nn.Module, modules: Iterable[str]
         here = count(tensor for tensor in places if is_within(tensor, module))
         found[module] = (here > 0) & (here == everywhere)
     return found
-
-
-def _parents(name: str) -> list[str]:
-    """The names of the modules around one, from the inside out."""
-    return [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
 
 
 def _outermost(names: Mapping[str, str]) -> dict[str, str]:
