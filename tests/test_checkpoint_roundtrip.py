@@ -248,12 +248,12 @@ def test_no_base_weights_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     original = nn.init.kaiming_uniform_
 
     def watched(tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        devices.append(tensor.device.type)
+        devices.append(tensor.untyped_storage().device.type)  # `tensor.device` claims to be the CPU
         return original(tensor, **kwargs)
 
     monkeypatch.setattr(nn.init, "kaiming_uniform_", watched)
     load(tmp_path / "net")
-    assert devices == ["meta"]
+    assert set(devices) == {"meta"}
 
 
 def refused(message: str, model: nn.Module, folder: Path, **fields: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import NoReturn
 
 from zoo_slim._errors import CheckpointError
@@ -9,6 +10,7 @@ from zoo_slim._errors import CheckpointError
 __all__ = ["check_tree", "dump", "fail", "parse_object", "show"]
 
 _LONGEST_NUMBER = 32
+_MOST_VALUES = 500_000
 
 
 def show(value: object, limit: int = 80) -> str:
@@ -42,8 +44,8 @@ def _real(text: str) -> float:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {show(next(n for n in names if names.count(n) > 1))} occurs twice")
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {show(name)} occurs twice")
     return result
 
 
@@ -51,13 +53,16 @@ def parse_object(data: bytes | str, where: str, limit: int) -> dict[str, object]
     """Parse one JSON object of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: too long, not UTF-8, not JSON, duplicate keys, NaN, infinities, or not an object.
+        CheckpointError: too long, not UTF-8, not JSON, duplicate keys, NaN, infinities, too many values, or not an
+            object.
     """
     if len(data) > limit:
         raise CheckpointError(f"{where}: is {len(data)} bytes long, at most {limit} are read")
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         text.encode("utf-8")
+        if sum(map(text.count, ",[{")) > _MOST_VALUES:  # a few bytes of JSON can become a hundred in memory
+            raise ValueError(f"it has more than {_MOST_VALUES} values")
         value = json.loads(
             text, parse_constant=_no_constant, parse_int=_integer, parse_float=_real, object_pairs_hook=_unique
         )

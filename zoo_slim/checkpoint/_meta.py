@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from zoo_slim._errors import CheckpointError, ZooSlimError
 from zoo_slim.registry import Architecture
@@ -14,13 +15,39 @@ from zoo_slim.result import PruningResult, apply_result
 __all__ = ["build_on_meta", "build_real", "fill_buffers", "named_tensors", "shapes_of"]
 
 
-def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Module:
-    """Build a network whose parameters are on the meta device.
+_INITIALISERS = frozenset(
+    "add_ bernoulli_ cauchy_ clamp_ clamp_max_ clamp_min_ copy_ div_ erfinv_ exponential_ fill_ geometric_ log_normal_"
+    " mul_ neg_ normal_ pow_ random_ sub_ trunc_ uniform_ zero_".split()
+)
+_CPU = torch.device("cpu")
 
-    Each parameter is moved there as it is registered, so that initialising it costs nothing and only one is ever held.
-    Buffers, and tensors that the builder computes with, are real: some networks decide their widths with them. Where a
-    builder reads a parameter's values, the network is built with real weights instead. Other threads, and the state of
-    the random number generator, are not affected.
+
+class _WithoutValues(TorchFunctionMode):
+    """Tensors on the meta device have no values: what would write some is skipped, and they say they are on the CPU.
+
+    The latter because a builder that asks may leave buffers empty, or make them on the meta device too.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        written = args[0] if args else (kwargs or {}).get("tensor")  # `torch.nn.init` passes it by that name
+        if isinstance(written, Tensor) and written.is_meta:
+            name = func.__name__
+            if name in _INITIALISERS or getattr(func, "__module__", None) == "torch.nn.init":
+                return written
+            if name == "__get__" and func.__self__.__name__ == "device":
+                return _CPU
+            if name == "__get__" and func.__self__.__name__ == "is_meta":
+                return False
+        return func(*args, **(kwargs or {}))
+
+
+def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Module:
+    """Build a network whose parameters are on the meta device. No initialiser of a parameter runs.
+
+    Each parameter is moved there as it is registered, so that only one is ever held, and none is written to. Buffers,
+    and tensors that the builder computes with, are real: some networks decide their widths with them. Where a builder
+    reads a parameter's values, the network is built with real weights instead. Other threads, and the state of the
+    random number generator, are not affected.
 
     Raises:
         RegistryError: an option that the architecture does not take.
@@ -30,9 +57,11 @@ def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Mod
     builder_thread = threading.get_ident()
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta or threading.get_ident() != builder_thread:
+        if parameter is None or threading.get_ident() != builder_thread:
             return None
-        meta = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        if parameter.untyped_storage().device.type == "meta":  # its own `device` says otherwise here
+            return None
+        meta = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
         try:
             torch.utils.swap_tensors(parameter, meta)
         except RuntimeError:
@@ -42,7 +71,8 @@ def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
         try:
-            return architecture.build(**options)
+            with _WithoutValues():
+                return architecture.build(**options)
         except Exception:  # of whatever kind: the builder did not expect a parameter without values
             pass
         finally:
