@@ -35,7 +35,7 @@ def coverage(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also models that --jsonl holds.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Models at a time.")] = 1,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Bound on the time of a model.")] = 300,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Bound on a model's processor time.")] = 300,
     memory: Annotated[float, typer.Option("--memory", min=1, help="Bound on its resident memory, GB.")] = 6,
 ) -> None:
     """Trace, slim and verify many models, each in a process of its own.

@@ -17,6 +17,9 @@ __all__ = ["Bounds", "Ended", "run_bounded"]
 _INTERVAL = 0.1
 """Seconds between two looks at a process."""
 
+_CLOCK = 4
+"""How many times the bound on processor time may pass by the clock."""
+
 _TAIL = 2000
 """Characters of its stderr that are kept."""
 
@@ -26,9 +29,10 @@ class Bounds:
     """What a process may take.
 
     Attributes:
-        seconds: wall-clock time.
+        seconds: processor time, of all threads, so that a busy machine changes nothing; and four times that by the
+            clock. Read from ``/proc``; where there is none, only the clock counts.
         memory: resident memory, bytes, of the process itself. Its address space is no measure: importing torch alone
-            reserves many gigabytes. Read from ``/proc``; where there is none, memory is not bounded.
+            reserves many gigabytes. Where there is no ``/proc``, memory is not bounded.
     """
 
     seconds: float = 300.0
@@ -41,7 +45,7 @@ class Ended:
 
     Attributes:
         outcome: ``done``, ``failed`` (a non-zero status), ``time`` or ``memory`` (the bound that it passed).
-        seconds: how long it ran.
+        seconds: how long it ran by the clock.
         memory: the largest resident memory seen, bytes.
         errors: the end of what it wrote to stderr.
     """
@@ -102,9 +106,9 @@ def _run(
         outcome, peak = "done", 0
         try:
             while process.poll() is None and outcome == "done":
-                peak = max(peak, _resident(process.pid))
-                seconds = time.perf_counter() - start
-                if seconds > bounds.seconds:
+                resident, seconds = _used(process.pid)
+                peak = max(peak, resident)
+                if seconds > bounds.seconds or time.perf_counter() - start > _CLOCK * bounds.seconds:
                     outcome = "time"
                 elif peak > bounds.memory:
                     outcome = "memory"
@@ -128,12 +132,14 @@ def _keep_tail(process: "subprocess.Popen[bytes]", tail: bytearray) -> None:
         del tail[:-_TAIL]
 
 
-def _resident(pid: int) -> int:
-    """The resident memory of a process, bytes; 0 where the system does not say."""
+def _used(pid: int) -> tuple[int, float]:
+    """The resident memory of a process, bytes, and its processor time, seconds; 0 where the system does not say."""
     if not sys.platform.startswith("linux"):
-        return 0
+        return 0, 0.0
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        # After the command's name, which may hold anything: fields 3 and on of proc_pid_stat(5).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError):
-        return 0  # it has just ended
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        return 0, 0.0  # it has just ended

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoo_slim.coverage._memory import peak_memory
 from zoo_slim.coverage._names import find
 from zoo_slim.coverage._share import reasons, removable_share
 from zoo_slim.registry import Architecture
@@ -143,13 +144,12 @@ def _traced(record: _Record, model: nn.Module, architecture: Architecture) -> tu
 
 def _timed_trace(facts: dict[str, Any], model: nn.Module, architecture: Architecture, side: int) -> Trace:
     example = architecture.example_input(size=side, device=next(model.parameters()).device)
-    _reset_peak()
-    before = _memory("VmHWM")
-    start = time.process_time()
-    trace = run_trace(model, example)
-    facts["trace_seconds"] = time.process_time() - start
-    peak = _memory("VmHWM")
-    facts["trace_mb"] = None if before is None or peak is None else (peak - before) / 1e6
+    with peak_memory() as peak:
+        start = time.process_time()
+        trace = run_trace(model, example)
+        facts["trace_seconds"] = time.process_time() - start
+        held = peak()
+    facts["trace_mb"] = None if held is None else held / 1e6
     return trace
 
 
@@ -236,20 +236,6 @@ def _where(error: BaseException) -> list[str]:
     """The last steps of the stack trace: file, line and function."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     return [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}" for frame in frames]
-
-
-def _memory(field: str) -> int | None:
-    """``VmRSS`` or ``VmHWM``, its peak, in bytes; None where the system does not say."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{field}:")), None)
-
-
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # 5: set VmHWM to VmRSS, see proc_pid_clear_refs(5)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _record(name: str, part: Path, ended: Ended, bounds: Bounds) -> dict[str, An
     if ended.outcome != "done":
         record["ended"] = ended.outcome
         why = {
-            "time": f"not done after {bounds.seconds:.0f} s",
+            "time": f"not done after {bounds.seconds:.0f} s of processor time",
             "memory": f"takes more than {bounds.memory / 1e9:g} GB",
             "failed": f"the process failed: {' '.join(ended.errors.split())[-300:]}",
         }[ended.outcome]
