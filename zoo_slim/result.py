@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo_slim._errors import SlimmingError
 from zoo_slim._replacement import conflict, is_within, replacement
 
-__all__ = ["Attribute", "PruningResult", "apply_result", "slice_tensor"]
+__all__ = ["Attribute", "PruningResult", "apply_result", "set_attributes", "slice_tensor"]
 
 Attribute = int | tuple[int, ...]
 
@@ -158,9 +158,14 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
     slim = copy.deepcopy(model, memo)
     slim.zero_grad()
-    modules = dict(slim.named_modules())
+    set_attributes(slim, result)
+    return slim
+
+
+def set_attributes(model: nn.Module, result: PruningResult) -> None:
+    """Set the result's attributes, in place. They must exist; a list stays one."""
+    modules = dict(model.named_modules())
     for name, values in result.attributes.items():
         for attribute, value in values.items():
             is_list = isinstance(vars(modules[name])[attribute], list)
             setattr(modules[name], attribute, list(value) if is_list and isinstance(value, tuple) else value)
-    return slim
