@@ -1,10 +1,14 @@
 """The command slim."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_slim import _plugins
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import example, parse_count, parse_share, place
@@ -18,8 +22,12 @@ if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config
     from zoo_slim.result import PruningResult
     from zoo_slim.schema import OriginalSchema, PruningSchema
+    from zoo_slim.slimming import Criterion
+    from zoo_slim.training import Dataset
 
 __all__ = ["add_commands"]
+
+CRITERIA = f"{', '.join(_plugins.names('zoo_slim.criteria'))}."
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -35,7 +43,19 @@ def slim(
         str | None, typer.Option("--params", help="Keep at most this many: 2500000, 2.5M, or 0.25.")
     ] = None,
     macs: Annotated[str | None, typer.Option("--macs", help="Keep at most this many per image: 300M, or 0.25.")] = None,
-    criterion: Annotated[str, typer.Option("--criterion", help="bn_scale, l1, l2 or random.")] = "bn_scale",
+    remove_blocks: Annotated[
+        str | None,
+        typer.Option(
+            "--remove-blocks",
+            help="Residual blocks to take out whole: names with commas; how many, lowest score first; 'dead': all that "
+            "would lose each of their channels; 'needed': as few as --params or --macs needs.",
+        ),
+    ] = None,
+    criterion: Annotated[str, typer.Option("--criterion", help=CRITERIA)] = "bn_scale",
+    batches: Annotated[
+        int,
+        typer.Option("--batches", min=1, help="Batches of 64 training images, for a criterion that needs gradients."),
+    ] = 16,
     minimum: Annotated[
         str, typer.Option("--minimum", help="What each group keeps at least: 8 channels, or a share such as 0.1.")
     ] = "0.02",
@@ -55,14 +75,16 @@ def slim(
     weights: Annotated[
         bool, typer.Option(help="--no-weights: a few KB; the weights are cut from the source's, one folder up.")
     ] = True,
-    dataset: Annotated[str | None, typer.Option("--dataset", help=f"To measure the accuracy: {DATASETS}.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help=f"For the accuracy, and for gradients: {DATASETS}.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random criterion.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the random criterion, and of the batches.")] = 0,
 ) -> None:
     """Remove channels of a network, and save what is left.
 
-    Those that matter least go; give one of --ratio, --params and --macs. What is left is saved as a slim checkpoint.
-    Nothing is trained: see zoo-slim finetune.
+    Those that matter least go; give one of --ratio, --params and --macs, or --remove-blocks, or both. What is left is
+    saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune.
     """
     import torch
 
@@ -73,7 +95,8 @@ def slim(
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema
 
-    budget, tag = _budget(ratio, params, macs)
+    blocks = None if remove_blocks is None else _blocks(remove_blocks)
+    budget, tag = _budget(ratio, params, macs, blocks)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
@@ -89,14 +112,17 @@ def slim(
             raise CheckpointError(f"{source}: is slim already; slim the network that it was made from, further")
         model = checkpoint.load_folder(folder)
     example_input = example_of(registry().find(config.architecture), config, 2)
+    images = None if dataset is None or data is None else _load_dataset(config, dataset, data)
+    chosen = criterion if isinstance(given, OriginalSchema) else _criterion(criterion, images, batches, seed)
     torch.manual_seed(seed)
-    with status("slimming"):
+    with status("slimming") if isinstance(chosen, str) else nullcontext():  # gradients have a bar of their own
         if isinstance(given, OriginalSchema):
             slimmed, result, groups = _slim_as_original(model, given, budget["ratio"], example_input)
         else:
             slimmed, result = slim_model(
                 model,
-                criterion=criterion,
+                remove_blocks=blocks,
+                criterion=chosen,
                 example_input=example_input,
                 schema=given,
                 minimum=least,
@@ -108,8 +134,10 @@ def slim(
     weights_file = config.files[checkpoint.MODEL]
     base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
     base |= _measured(model, example_input)
-    if dataset is not None and data is not None:
-        metrics["test_accuracy"] = _accuracy(slimmed, config, dataset, data)
+    if images is not None:
+        from zoo_slim.training import evaluate
+
+        metrics["test_accuracy"] = evaluate(slimmed, images)["accuracy"]
     checkpoint.save(
         slimmed,
         target,
@@ -121,33 +149,81 @@ def slim(
             "command": _command(),
             "criterion": criterion,
             **budget,
+            **({} if blocks is None else {"remove_blocks": blocks}),
             "base": config.training,
         },
         weights=weights,
     )
     out = console()
     out.print(bars(kept_per_group(groups, removed(groups, model, result))))
+    if result.removed:
+        out.print(f"blocks taken out: {', '.join(result.removed)}")
     out.print(_before_and_after(base, metrics, checkpoint.read_config(target)))
     typer.echo(f"saved {target}")
 
 
-def _budget(ratio: float | None, params: str | None, macs: str | None) -> tuple[dict[str, int | float], str]:
-    """Return the one budget that was given, and a tag for the network that it makes."""
+def _blocks(text: str) -> list[str] | int | str:
+    """Read ``3`` as a number of blocks, ``dead`` and ``needed`` as rules, and all else as names."""
+    if text in ("dead", "needed"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise typer.BadParameter(f"--remove-blocks takes names with commas, a number, dead or needed, not {text!r}")
+    return names
+
+
+def _budget(
+    ratio: float | None, params: str | None, macs: str | None, blocks: list[str] | int | str | None
+) -> tuple[dict[str, int | float], str]:
+    """Return the one budget that was given, if any, and a tag for the network that it makes."""
     given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
-    if len(given) != 1:
+    if len(given) > 1 or (not given and (blocks is None or isinstance(blocks, str))):
         named = " and ".join(f"--{name}" for name in given) or "none"
         raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
-    if ratio is not None:
-        return {"ratio": ratio}, f"{ratio:g}"
+    tags = [] if blocks is None else [f"{blocks}-blocks" if isinstance(blocks, str) else f"blocks-{_count(blocks)}"]
+    if not given:
+        return {}, tags[0]
     ((name, text),) = given.items()
-    return {name: parse_count(str(text), f"--{name}")}, f"{name}-{text}"
+    if ratio is not None:
+        return {"ratio": ratio}, "-".join([f"{ratio:g}", *tags])
+    return {name: parse_count(str(text), f"--{name}")}, "-".join([name, str(text), *tags])
+
+
+def _count(blocks: list[str] | int) -> int:
+    return blocks if isinstance(blocks, int) else len(blocks)
+
+
+def _criterion(name: str, images: "Dataset | None", batches: int, seed: int) -> "str | Criterion":
+    """Return the criterion; one that needs gradients with those of batches of training images."""
+    import torch
+
+    from zoo_slim.slimming import over_batches
+    from zoo_slim.slimming._score import find_criterion
+    from zoo_slim.training import classification_loss
+    from zoo_slim.training._progress import progress
+
+    if not getattr(find_criterion(name), "needs_gradients", False):
+        return name
+    if images is None:
+        raise typer.BadParameter(f"--criterion {name} needs gradients of training images: give --dataset and --data")
+    size = min(64, images.train_count)
+
+    def drawn() -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+        with progress("gradients", batches) as advance:
+            for batch in islice(images.train_batches(size, seed=seed, epoch=0, device=torch.device("cpu")), batches):
+                yield batch
+                advance("")
+
+    return over_batches(name, drawn(), classification_loss)
 
 
 def _refuse_beside_original(context: typer.Context) -> None:
     """Refuse options that the original's rules leave no room for: its schema files say it themselves."""
     given = [
-        f"--{name}"
-        for name in ("params", "macs", "criterion", "minimum", "rounding")
+        f"--{name.replace('_', '-')}"
+        for name in ("params", "macs", "remove_blocks", "criterion", "batches", "minimum", "rounding")
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     ]
     if given:
@@ -196,9 +272,9 @@ def _measured(model: "nn.Module", example_input: "Tensor") -> dict[str, Any]:
     return {"params": count_params(model), "macs": count_macs(model, example_input[:1])}
 
 
-def _accuracy(model: "nn.Module", config: "Config", dataset: str, data: Path) -> float:
+def _load_dataset(config: "Config", dataset: str, data: Path) -> "Dataset":
     from zoo_slim._errors import DataError
-    from zoo_slim.training import evaluate, load_dataset
+    from zoo_slim.training import load_dataset
 
     side = (config.input or {}).get("size", [3, 224, 224])[-1]
     found = load_dataset(dataset, data, side if dataset == "image-folder" else None)
@@ -207,7 +283,7 @@ def _accuracy(model: "nn.Module", config: "Config", dataset: str, data: Path) ->
             f"the network tells {len(config.classes)} classes apart, {found.name} has {len(found.classes)}; choose the "
             "data set that it was trained for"
         )
-    return evaluate(model, found)["accuracy"]
+    return found
 
 
 def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Config") -> Any:
