@@ -4,6 +4,7 @@ Where `forward` gives one to a tensor as a size, the attribute is that axis of t
 changes it. Each is therefore replaced by a `Dim` with an axis of its own, which is tied to the tensors that it sizes.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from zoo_slim.tracing._state import TraceState
 
 __all__ = ["follow_attributes"]
 
+_KINDS = frozenset({int, list, tuple, torch.Size})
 _LARGEST = 1 << 15
 """No network has that many channels; what is larger counts something else."""
 
@@ -34,7 +36,7 @@ def follow_attributes(model: nn.Module, state: TraceState) -> dict[str, dict[str
         (name, module, attribute, value)
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
-        if attribute not in _known(type(module)) and any(map(_counts, _items(value)))
+        if type(value) in _KINDS and attribute not in _known(type(module)) and any(map(_counts, _items(value)))
     ]
     state.ids.attributes_from = len(state.ids)
     ids = state.ids.mint(sum(item for _, _, _, value in found for item in _items(value) if _counts(item)))
@@ -62,9 +64,9 @@ def follow_attributes(model: nn.Module, state: TraceState) -> dict[str, dict[str
 
 
 def _items(value: object) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple, torch.Size):
+    if isinstance(value, (list, tuple)):
         yield from value
-    elif type(value) is int:
+    else:
         yield value
 
 
@@ -73,6 +75,7 @@ def _counts(item: object) -> bool:
     return type(item) is int and 1 < item <= _LARGEST
 
 
+@functools.cache
 def _known(kind: type) -> set[str]:
     """The attributes that torch's own classes, among those that ``kind`` derives from, declare."""
     own = [base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules")]

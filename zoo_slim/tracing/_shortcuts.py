@@ -13,6 +13,8 @@ _SAME = frozenset(
     for name in ("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "sigmoid", "silu")
 )
 """One floating tensor in, one of the same shape and dtype out."""
+_SUMS = frozenset({"aten::add", "aten::mul", "aten::sub", "aten::div"})
+"""Two tensors of one floating dtype in, one out, of the shape to which both broadcast."""
 _NORMS = frozenset(
     {
         "aten::native_batch_norm",
@@ -25,7 +27,9 @@ _NORMS = frozenset(
 
 
 def _same(source: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.empty_like(source)
+    if source.is_contiguous() or 0 in source.stride():
+        return torch.empty(source.shape, dtype=source.dtype, device="meta")
+    return torch.empty_strided(source.shape, source.stride(), dtype=source.dtype, device="meta")
 
 
 def _itself(source: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -33,7 +37,14 @@ def _itself(source: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _normalised(source: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(source), source.new_empty(0), source.new_empty(0)
+    nothing = torch.empty(0, dtype=source.dtype, device="meta")
+    return _same(source), nothing, nothing
+
+
+def _broadcast(one: Tensor, other: Tensor, *_: Any, **__: Any) -> Tensor:
+    if one.shape == other.shape:
+        return _same(one)
+    return torch.empty(torch.broadcast_shapes(one.shape, other.shape), dtype=one.dtype, device="meta")
 
 
 def shortcut(func: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
@@ -46,4 +57,8 @@ def shortcut(func: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
         return _same
     if name.endswith("_") and name[:-1] in _SAME and func._overloadname == "default":
         return _itself
+    if name in _SUMS and func._overloadname == "Tensor" and len(args) == 2:
+        other = args[1]
+        if isinstance(other, Tensor) and other.is_meta and other.dtype == source.dtype and source.ndim and other.ndim:
+            return _broadcast
     return _normalised if name in _NORMS else func

@@ -67,6 +67,31 @@ class ShapeContext:
         return {dim for dim, size in enumerate(self.sizes) if type(size) is int and size != -1}
 
 
+def _ids_needed(shape: Sequence[int], groups: int) -> int:
+    needed = sum(size for size in shape if size > 1)
+    if groups > 1 and shape[0] % groups == 0 and len(shape) > 1 and shape[1] > 1:
+        needed += (groups - 1) * shape[1]
+    return needed
+
+
+def _minted(name: str, shape: Sequence[int], groups: int, axes: int | None, ids: Ids) -> Label:
+    """The label of a parameter: one factor for each axis. ``ids``: as many as are needed."""
+    factors, first = [], 0
+    for axis, size in enumerate(shape[:axes]):
+        if size == 1:
+            continue
+        ragged = axis == 1 and groups > 1 and shape[0] % groups == 0
+        own = ids[first : first + (groups * size if ragged else size)]
+        first += len(own)
+        if ragged:
+            own = own.reshape(groups, size).repeat(shape[0] // groups, axis=0)
+        else:
+            own = own.reshape([size if dim == axis else 1 for dim in range(axis + 1)])
+        own = own.reshape(*own.shape, *[1] * (len(shape) - own.ndim))
+        factors.append(Factor(own, frozenset({(name, axis)})))
+    return tuple(factors)
+
+
 @dataclass
 class TraceState:
     """Labels by tensor, and the facts gathered so far."""
@@ -94,32 +119,26 @@ class TraceState:
 
         The kernel's axes of convolution layers get none: nothing is removed there.
         """
+        found: dict[int, tuple[str, Tensor, int, int | None, bool]] = {}
         for prefix, module in model.named_modules():
-            groups = module.groups if isinstance(module, _ConvNd) else 1
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for local, tensor in own:
+            convolution, script = isinstance(module, _ConvNd), isinstance(module, torch.jit.ScriptModule)
+            for local, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                kernel = convolution and local == "weight"
+                groups, axes = (int(module.groups), 2) if kernel else (1, None)
                 name = f"{prefix}.{local}" if prefix else local
-                if id(tensor) not in self._names:
-                    kernel = isinstance(module, _ConvNd) and local == "weight"
-                    self._names[id(tensor)] = name
-                    self.minted[name] = self._mint(name, tensor.shape, groups if kernel else 1, 2 if kernel else None)
-                    self._labels[id(tensor)] = (tensor, self.minted[name])
-                    if isinstance(module, torch.jit.ScriptModule):
-                        for factor in self.minted[name]:
-                            self.ids.freeze(factor.ids, f"{prefix} is a script module, which cannot be taken apart")
-
-    def _mint(self, name: str, shape: Sequence[int], groups: int, axes: int | None) -> Label:
-        factors = []
-        for axis, size in enumerate(shape[:axes]):
-            if size == 1:
-                continue
-            if axis == 1 and groups > 1 and shape[0] % groups == 0:
-                ids = self.ids.mint(groups * size).reshape(groups, size).repeat(shape[0] // groups, axis=0)
-            else:
-                ids = self.ids.mint(size).reshape([size if dim == axis else 1 for dim in range(axis + 1)])
-            ids = ids.reshape(*ids.shape, *[1] * (len(shape) - ids.ndim))
-            factors.append(Factor(ids, frozenset({(name, axis)})))
-        return tuple(factors)
+                found.setdefault(id(tensor), (name, tensor, groups, axes, script))
+        ids = self.ids.mint(
+            sum(_ids_needed(tensor.shape[:axes], groups) for _, tensor, groups, axes, _ in found.values())
+        )
+        first = 0
+        for key, (name, tensor, groups, axes, script) in found.items():
+            count = _ids_needed(tensor.shape[:axes], groups)
+            label = _minted(name, tensor.shape, groups, axes, ids[first : first + count])
+            first += count
+            self._names[key], self.minted[name], self._labels[key] = name, label, (tensor, label)
+            if script:
+                for factor in label:
+                    self.ids.freeze(factor.ids, f"{name} belongs to a script module, which cannot be taken apart")
 
     def name(self, tensor: Tensor | None) -> str | None:
         """The state-dict name of a parameter or buffer, `None` for any other tensor."""
