@@ -24,13 +24,16 @@ __all__ = ["Client", "Ran", "hub", "needs_fork"]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 PARENT = """
-import json, os, signal, sys, traceback
+import io, json, os, signal, sys, traceback
 import torch
 import checkpoint_cnn
-import zoo_slim.cli, zoo_slim.loading, zoo_slim.slimming
+import zoo_slim.cli, zoo_slim.loading, zoo_slim.pictures, zoo_slim.slimming
 from zoo_slim.registry import registry
 registry().find(checkpoint_cnn.NAME)
-checkpoint_cnn.slimmed(torch.nn.Module.to(checkpoint_cnn.trained(), "meta"), checkpoint_cnn.a_result())  # imports sympy
+slim = checkpoint_cnn.slimmed(checkpoint_cnn.trained().to("meta"), checkpoint_cnn.a_result())
+zoo_slim.slimming.count_macs(slim, checkpoint_cnn.images())
+figure = zoo_slim.pictures.channels_kept(zoo_slim.pictures.layer_widths(slim, slim), "")
+figure.savefig(io.BytesIO(), format="png")  # all that is imported on first use is imported now
 assert "huggingface_hub" not in sys.modules
 torch.set_num_threads(1)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -122,11 +125,12 @@ class Ran:
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody's machine: its cache, and the token that it is logged in with."""
+    """Somebody's machine: the Hub it asks, its cache, its environment, and code that every process begins with."""
 
     url: str
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    setup: str = ""
     _numbers = itertools.count()
 
     @property
@@ -139,7 +143,7 @@ class Client:
         folder.mkdir(parents=True)
         where = {"HF_ENDPOINT": self.url, "HF_HOME": str(self.home)}
         job = {
-            "code": PRELUDE + textwrap.dedent(code),
+            "code": "\n".join([PRELUDE, self.setup, textwrap.dedent(code)]),
             "argv": ["client", *argv],
             "cwd": str(self.home),
             "folder": str(folder),

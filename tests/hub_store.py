@@ -134,7 +134,9 @@ class Repo:
 
     def store_lfs(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        (self.folder / "lfs" / sha256).write_bytes(data)
+        with self.lock:
+            (self.folder / "lfs" / "incoming").write_bytes(data)
+            (self.folder / "lfs" / "incoming").replace(self.folder / "lfs" / sha256)
         return sha256
 
     def has_lfs(self, sha256: str) -> bool:

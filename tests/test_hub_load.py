@@ -97,8 +97,8 @@ def test_nothing_is_hashed_twice(client: Client, model: dict[str, bytes]) -> Non
     hashing = """
     from zoo_slim.hub import _verify
     read = []
-    original = _verify._read
-    _verify._read = lambda file: read.append(file) or original(file)
+    original = _verify.read_digests
+    _verify.read_digests = lambda file: read.append(file) or original(file)
     load("hf-hub:me/net", "0.75")
     print(len(read))
     """
@@ -167,7 +167,7 @@ def test_what_is_not_there_is_told(hub: Hub, client: Client, model: dict[str, by
     )
     expected = {
         "repo": ("no such repository", "check the name", "hf auth login", "HF_TOKEN", "token="),
-        "private": ("no such repository, or it is private", "without a token", "HF_TOKEN"),
+        "private": ("no such repository, or it is private and a request without a token may not see it", "HF_TOKEN"),
         "other's": ("it is private and the token that was given may not see it",),
         "wrong": ("refused the token that was given (401)", "pass another token="),
         "gated": ("is gated", "ask for it on the repository's page", "HF_TOKEN"),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo_slim._errors import ZooSlimError as ZooSlimError
     from zoo_slim.checkpoint import save as save
+    from zoo_slim.hub import push_to_hub as push_to_hub
+    from zoo_slim.listing import list_models as list_models
     from zoo_slim.loading import load as load
     from zoo_slim.registry import Architecture as Architecture
     from zoo_slim.registry import Family as Family
     from zoo_slim.registry import Registry as Registry
-    from zoo_slim.registry import list_models as list_models
     from zoo_slim.registry import register as register
     from zoo_slim.result import PruningResult as PruningResult
     from zoo_slim.result import apply_result as apply_result
@@ -35,8 +36,9 @@ _HOMES = {
     "SlimPruner": "slimming",
     "ZooSlimError": "_errors",
     "apply_result": "result",
-    "list_models": "registry",
+    "list_models": "listing",
     "load": "loading",
+    "push_to_hub": "hub",
     "register": "registry",
     "save": "checkpoint",
     "slim": "slimming",

@@ -15,7 +15,7 @@ from zoo_slim import _plugins
 from zoo_slim._architecture import Architecture, Option
 from zoo_slim._errors import RegistryError
 
-__all__ = ["GROUP", "Architecture", "Family", "Option", "Registry", "list_models", "register", "registry"]
+__all__ = ["GROUP", "Architecture", "Family", "Option", "Registry", "register", "registry"]
 
 GROUP = "zoo_slim.architectures"
 """The entry-point group that plugins use."""
@@ -226,8 +226,3 @@ def register(
         ... def my_net(num_classes: int = 10) -> nn.Module: ...
     """
     return registry().register(name, builder, **fields)
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all architectures that match a shell pattern such as ``"resnet*"``, sorted."""
-    return registry().names(pattern)

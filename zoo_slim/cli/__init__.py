@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from zoo_slim._errors import ZooSlimError
-from zoo_slim.cli import _coverage, _export, _info, _list, _load, _predict, _report, _schema, _slim, _training, _verify
+from zoo_slim.cli import (
+    _coverage,
+    _export,
+    _info,
+    _list,
+    _load,
+    _predict,
+    _push,
+    _report,
+    _schema,
+    _slim,
+    _training,
+    _verify,
+)
 
 __all__ = ["app", "main"]
 
@@ -17,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its help would import rich's markdown, a third of the time that --help takes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_list, _info, _load, _predict, _training, _slim, _schema, _verify, _coverage, _report, _export):
+for module in (_list, _info, _load, _predict, _training, _slim, _schema, _verify, _coverage, _push, _report, _export):
     module.add_commands(app)
 
 

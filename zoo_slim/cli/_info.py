@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import AsJson, Name, Pruned, example, place
 from zoo_slim.cli._output import amount, console, facts, percent, size, status, table
+
+if TYPE_CHECKING:
+    from zoo_slim.checkpoint import Config
 
 __all__ = ["add_commands"]
 
@@ -23,9 +26,13 @@ def info(name: Name, pruned: Pruned = None, as_json: AsJson = False) -> None:
 
     No weights are read, and none are made.
     """
+    from zoo_slim import loading
+
     where = place(name)
     if pruned is None and ":" not in where:
         known = _of_architecture(where)
+    elif pruned is None and where.startswith(loading.HUB_PREFIX):
+        known = _of_repository(where)
     else:
         known = _of_checkpoint(find_folder(name, pruned, weights=False))
     if as_json:
@@ -56,6 +63,34 @@ def _of_architecture(name: str) -> dict[str, Any]:
     }
 
 
+def _of_repository(name: str) -> dict[str, Any]:
+    from zoo_slim import hub, loading
+    from zoo_slim._errors import CheckpointError
+
+    (there,) = loading.places(name)
+    assert isinstance(there, hub.HubPlace)
+    try:
+        with status(f"asking for {name}"):
+            model = hub.describe(there)
+    except loading.NotThereError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    base = model.base
+    return {
+        "name": model.name,
+        "commit": model.commit,
+        "visibility": "private" if model.private else "public",
+        "architecture": ", ".join(model.architectures),
+        "options": dict(base.options) if base else {},
+        "metrics": dict(base.metrics) if base else {},
+        "input": base.input if base else None,
+        "classes": list(base.classes or ()) if base else [],
+        "files": _files(base) if base else {},
+        "training": dict(base.training) if base else {},
+        "unreadable": {tag or "base": text for tag, text in model.unreadable.items()},
+        "variants": {tag: _variant(config) for tag, config in model.variants.items()},
+    }
+
+
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
     from zoo_slim.checkpoint._load import read_skeleton
 
@@ -69,6 +104,7 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
         "architecture": config.architecture,
         "options": dict(config.options),
         "variant": config.variant,
+        **({"removed_blocks": list(skeleton.result.removed)} if skeleton.result and skeleton.result.removed else {}),
         **costs,
         "base": {**base, **config.base},
         "metrics": dict(config.metrics),
@@ -76,7 +112,7 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
         "classes": list(config.classes or ()),
         "dtype": config.dtype,
         "stored_dtype": config.stored_dtype,
-        "files": {file: {"bytes": record.bytes, "sha256": record.sha256} for file, record in config.files.items()},
+        "files": _files(config),
         "training": dict(config.training),
         "variants": _variants(folder),
     }
@@ -96,12 +132,19 @@ def _costs(model: Any, example_input: Any) -> dict[str, Any]:
 def _variants(folder: Path) -> dict[str, dict[str, Any]]:
     from zoo_slim import checkpoint
 
-    found = {}
-    for tag in checkpoint.variants(folder):
-        config = checkpoint.read_config(folder / f"{checkpoint.VARIANT_PREFIX}{tag}")
-        weights = config.files.get(checkpoint.MODEL)
-        found[tag] = {"file_bytes": weights.bytes if weights else None, **config.metrics}
-    return found
+    tags = checkpoint.variants(folder)
+    return {tag: _variant(checkpoint.read_config(folder / f"{checkpoint.VARIANT_PREFIX}{tag}")) for tag in tags}
+
+
+def _variant(config: "Config") -> dict[str, Any]:
+    from zoo_slim.checkpoint import MODEL
+
+    weights = config.files.get(MODEL)
+    return {"file_bytes": weights.bytes if weights else None, **config.metrics}
+
+
+def _files(config: "Config") -> dict[str, dict[str, Any]]:
+    return {file: {"bytes": record.bytes, "sha256": record.sha256} for file, record in config.files.items()}
 
 
 def _kind(kind: Any) -> str:

@@ -1,11 +1,15 @@
 """The command list."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoo_slim.cli._options import example
-from zoo_slim.cli._output import console, status, table
+from zoo_slim.cli._output import amount, console, percent, printable, size, status, table
+
+if TYPE_CHECKING:
+    from zoo_slim.checkpoint import Config
+    from zoo_slim.hub import HubModel
 
 __all__ = ["add_commands"]
 
@@ -18,8 +22,17 @@ def add_commands(app: typer.Typer) -> None:
 def list_names(
     pattern: Annotated[str | None, typer.Argument(help="Shell pattern, 'timm/resnet*' for instance.")] = None,
     bundled: Annotated[bool, typer.Option("--bundled", help="Only those of which zoo_slim brings variants.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Models on the Hugging Face Hub, with their variants.")] = False,
+    author: Annotated[str | None, typer.Option("--author", help="User or organisation, with --hub.")] = None,
 ) -> None:
-    """List architectures by name."""
+    """List architectures by name, or the models on the Hub."""
+    if author is not None and not hub:
+        raise typer.BadParameter("--author needs --hub")
+    if hub:
+        if bundled:
+            raise typer.BadParameter("--bundled and --hub exclude each other")
+        _show_models(pattern, author)
+        return
     from zoo_slim._errors import RegistryError
     from zoo_slim.registry import registry
 
@@ -48,7 +61,7 @@ def list_names(
 
 def _matching(pattern: str) -> list[str]:
     """The names that match. Without wildcards: the name itself, else what begins so, else what it stands in."""
-    from zoo_slim.registry import list_models
+    from zoo_slim.listing import list_models
 
     tries = [pattern] if set(pattern) & set("*?[") else [pattern, f"{pattern}*", f"*{pattern}*"]
     return next((names for tried in tries if (names := list_models(tried))), [])
@@ -80,3 +93,40 @@ def _variants(name: str) -> list[str]:
     from zoo_slim import checkpoint, loading
 
     return checkpoint.variants(loading.bundled_zoo() / name)
+
+
+def _show_models(pattern: str | None, author: str | None) -> None:
+    from zoo_slim.listing import list_models
+
+    wanted = pattern or "*"
+    with status("asking the Hub"):
+        models = list_models(wanted if set(wanted) & set("*?[") else f"*{wanted}*", hub=True, author=author)
+    numbers = ("parameters", "MACs", "weights", "test accuracy")
+    shown = table("model", "variant", "architecture", *numbers, numbers=numbers)
+    for model in models:
+        for first, row in enumerate(_rows(model)):
+            shown.add_row("" if first else model.name, *row)
+    if models:
+        console().print(shown)
+    console().print(f"{len(models)} model{'' if len(models) == 1 else 's'} on the Hub")
+
+
+def _rows(model: "HubModel") -> list[tuple[str, ...]]:
+    """One row for each checkpoint: base first, then the variants, then what cannot be read."""
+    configs = {"base": model.base} if model.base else {}
+    rows = [(tag, *_row(config)) for tag, config in {**configs, **model.variants}.items()]
+    wrong = [(tag or "base", printable(text), *("—",) * 4) for tag, text in model.unreadable.items()]
+    return [*rows, *wrong] or [("—",) * 6]
+
+
+def _row(config: "Config") -> tuple[str, ...]:
+    from zoo_slim.checkpoint import MODEL
+
+    weights, metrics = config.files.get(MODEL), config.metrics
+    return (
+        config.architecture,
+        amount(metrics.get("params")),
+        amount(metrics.get("macs")),
+        size(weights.bytes) if weights else "the base's",
+        percent(metrics.get("test_accuracy")),
+    )

@@ -74,7 +74,7 @@ def verify(
 
 def _expand(names: list[str]) -> list[str]:
     from zoo_slim._errors import RegistryError
-    from zoo_slim.registry import list_models
+    from zoo_slim.listing import list_models
 
     found: dict[str, None] = {}
     for name in names:

@@ -42,7 +42,7 @@ def log_in(token: str | bool | None) -> tuple[str, str]:
         return "the token that was given", "pass another token="
     if token is not False and get_token():
         return "the token of this machine", "log in with `hf auth login`, set HF_TOKEN, or pass token="
-    return "without a token one", "log in with `hf auth login`, set HF_TOKEN, or pass token="
+    return "a request without a token", "log in with `hf auth login`, set HF_TOKEN, or pass token="
 
 
 def explain(

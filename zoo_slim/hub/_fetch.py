@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 from zoo_slim._errors import CheckpointError
@@ -102,7 +101,7 @@ def fetch(
         forget(path)
     small = head.size is not None and head.size <= SMALL
     for _ in range(2):
-        with quiet() if small else nullcontext():
+        with quiet(small):
             path = remote.download(file, commit, force=damage is not None)
         damage = wrong_with(path, head.etag, record)
         if damage is None:

@@ -1,6 +1,7 @@
 """A model's repository as a place to load from."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,22 @@ from zoo_slim.hub._errors import UnreachableError
 from zoo_slim.hub._fetch import fetch, fetch_first
 from zoo_slim.hub._remote import Remote
 
-__all__ = ["HUB_PREFIX", "HubPlace", "checkpoints_in", "fetch_base", "fetch_config", "is_repo", "is_revision"]
+__all__ = [
+    "HUB_PREFIX",
+    "HubPlace",
+    "checkpoints_in",
+    "fetch_base",
+    "fetch_config",
+    "is_repo",
+    "is_revision",
+    "prefix_of",
+]
 
 HUB_PREFIX = "hf-hub:"
 
 _REPO = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}/\w[\w.-]{0,94}(?<![.-])(?<!\.git)", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,199}", re.ASCII)
-_LARGEST_CONFIG = 1 << 20
+LARGEST_CONFIG = 1 << 20
 _WIDEST, _SPARE = 8, 16 << 20
 """Bytes of a value, and of everything that is no value, that a file of weights can have at most."""
 
@@ -50,7 +60,7 @@ class HubPlace(Remote):
             NotThereError: it cannot be listed.
         """
         try:
-            return [tag for tag in checkpoints_in(self.files(self.revision)) if tag is not None]
+            return [tag for tag in checkpoints_in(self.contents(self.revision).files) if tag is not None]
         except UnreachableError:
             known = self.cached_commit(self.revision)
             if known is None:
@@ -68,7 +78,7 @@ class HubPlace(Remote):
         """
         folder, commit = fetch_config(self, pruned)
         config = checkpoint.read_config(folder)
-        prefix = _prefix(pruned)
+        prefix = prefix_of(pruned)
         if PRUNING in config.files:
             fetch(self, prefix + PRUNING, commit, config.files[PRUNING], LARGEST)
         if weights and MODEL in config.files:
@@ -83,7 +93,7 @@ class HubPlace(Remote):
 
     def _fetch_own_base(self, folder: Path, commit: str) -> None:
         """Fetch the weights of this repository that a variant without its own is cut from."""
-        fetch(self, CONFIG, commit, None, _LARGEST_CONFIG)
+        fetch(self, CONFIG, commit, None, LARGEST_CONFIG)
         base: FileRecord | None = checkpoint.read_config(folder.parent).files.get(MODEL)
         if base is None:
             raise NotThereError(f"it has no {MODEL}, which {folder.name} is cut from")
@@ -121,18 +131,18 @@ def fetch_config(remote: Remote, pruned: str | None) -> tuple[Path, str]:
         NotThereError: as `fetch_first`.
         CheckpointError: as `fetch_first`.
     """
-    file, commit = fetch_first(remote, _prefix(pruned) + CONFIG, _LARGEST_CONFIG)
+    file, commit = fetch_first(remote, prefix_of(pruned) + CONFIG, LARGEST_CONFIG)
     return file.parent, commit
 
 
-def checkpoints_in(files: list[str]) -> list[str | None]:
+def checkpoints_in(files: Iterable[str]) -> list[str | None]:
     """Return the checkpoints among a repository's files: None for the base network, then the variants' tags, sorted."""
     folders = [file.removesuffix(CONFIG).rstrip("/") for file in files if file.split("/")[-1] == CONFIG]
     tags = sorted(f.removeprefix(VARIANT_PREFIX) for f in folders if f.startswith(VARIANT_PREFIX) and "/" not in f)
     return [*([None] if "" in folders else []), *tags]
 
 
-def _prefix(pruned: str | None) -> str:
+def prefix_of(pruned: str | None) -> str:
     return "" if pruned is None else f"{VARIANT_PREFIX}{pruned}/"
 
 

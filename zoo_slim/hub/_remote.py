@@ -1,5 +1,6 @@
 """A repository on the Hub, read through the Hub's own client."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from zoo_slim.hub._errors import UnreachableError, explain
 
-__all__ = ["Head", "Remote", "quiet"]
+__all__ = ["Contents", "Head", "Remote", "quiet"]
 
 PATIENCE = 5.0
 """Seconds that the Hub has to answer where nobody asked for it by name."""
@@ -30,6 +31,26 @@ class Head:
     commit: str
     etag: str
     size: int | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a repository holds at a commit.
+
+    Attributes:
+        commit: 40 hexadecimal digits.
+        files: the paths of all files.
+        private: whether only its owner sees it.
+    """
+
+    commit: str
+    files: tuple[str, ...]
+    private: bool
+
+    @classmethod
+    def of(cls, info: Any) -> "Contents":
+        """Take them from the client's ``ModelInfo``."""
+        return cls(info.sha, tuple(file.rfilename for file in info.siblings or ()), bool(info.private))
 
 
 @dataclass(frozen=True)
@@ -96,14 +117,14 @@ class Remote:
 
         return Path(self._ask(get, file, tries=2, failed=f"broke off the download of {file}"))
 
-    def files(self, revision: str | None) -> list[str]:
-        """Return the paths of all files."""
+    def contents(self, revision: str | None) -> Contents:
+        """Ask what the repository holds."""
         from huggingface_hub import HfApi
 
         def get() -> Any:  # unlike a listing of the tree, it does not try for half a minute where there is no network
             return HfApi().model_info(self.repo, revision=revision, token=self.token, timeout=self._timeout())
 
-        return [file.rfilename for file in self._ask(get).siblings or []]
+        return Contents.of(self._ask(get))
 
     def refs(self) -> tuple[list[str], list[str]]:
         """Return the names of the branches and of the tags."""
@@ -140,8 +161,11 @@ def _agent() -> dict[str, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Show no progress bars while the block runs: its files are small."""
+def quiet(small: bool = True) -> Iterator[None]:
+    """Show no progress bars while the block runs, as its files are small or nobody looks at a terminal."""
+    if not small and sys.stderr is not None and sys.stderr.isatty():
+        yield
+        return
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zoo_slim.checkpoint import FileRecord
 
-__all__ = ["Digests", "etag_of", "forget", "wrong_with"]
+__all__ = ["Digests", "etag_of", "forget", "read_digests", "wrong_with"]
 
 _CHUNK = 4 << 20
 
@@ -90,7 +90,7 @@ def _digests(file: Path) -> Digests:
         noted = json.loads(note.read_text(encoding="utf-8"))
         if noted["stamp"] == stamp:
             return Digests(str(noted["sha256"]), str(noted["git"]))
-    found = _read(file)
+    found = read_digests(file)
     if _stamp(file) == stamp:
         with contextlib.suppress(OSError):  # a cache that cannot be written: its files are read each time
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,8 @@ def _digests(file: Path) -> Digests:
     return found
 
 
-def _read(file: Path) -> Digests:
+def read_digests(file: Path) -> Digests:
+    """Read a file and return its digests."""
     sha256, git = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
     git.update(b"blob %d\0" % file.stat().st_size)
     with file.open("rb") as stream:

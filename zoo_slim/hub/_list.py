@@ -1,0 +1,146 @@
+"""What models there are on the Hub, and what is known of each, without their weights."""
+
+import fnmatch
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from zoo_slim import checkpoint
+from zoo_slim._errors import CheckpointError, HubError
+from zoo_slim.checkpoint import CONFIG, Config
+from zoo_slim.hub._errors import UnreachableError, explain
+from zoo_slim.hub._fetch import fetch
+from zoo_slim.hub._place import LARGEST_CONFIG, HubPlace, checkpoints_in, prefix_of
+from zoo_slim.hub._remote import Contents, Remote, quiet
+
+__all__ = ["LIBRARY", "HubModel", "describe", "list_hub", "read_configs"]
+
+LIBRARY = "zoo_slim"
+"""The tag by which the Hub finds repositories of ours."""
+
+MOST = 200
+"""Repositories that one listing reads."""
+
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model's repository on the Hub, as its ``config.json`` files describe it.
+
+    Attributes:
+        name: ``hf-hub:org/name``, as `zoo_slim.load` takes it.
+        commit: what was read (40 hexadecimal digits).
+        private: whether only its owner sees it.
+        base: the base network; None where the repository has only variants.
+        variants: the variants by their tags, sorted.
+        unreadable: what is wrong with those checkpoints that cannot be read, by tag; ``""`` is the base network.
+    """
+
+    name: str
+    commit: str
+    private: bool
+    base: Config | None
+    variants: dict[str, Config]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def architectures(self) -> list[str]:
+        """The architectures of its checkpoints; there should be one."""
+        configs = [*([self.base] if self.base else []), *self.variants.values()]
+        return sorted({config.architecture for config in configs})
+
+
+def describe(place: HubPlace) -> HubModel:
+    """Read what a repository holds; where the Hub cannot be asked, what the cache has of it.
+
+    Raises:
+        NotThereError: the repository or the revision does not exist, is kept from us, or cannot be had.
+    """
+    try:
+        contents = place.contents(place.revision)
+    except UnreachableError:
+        known = place.cached_commit(place.revision)
+        if known is None:
+            raise
+        files = [file.relative_to(known).as_posix() for file in known.rglob(CONFIG)]
+        contents = Contents(known.name, tuple(files), private=False)
+    return _read(place, contents, str(place))
+
+
+def list_hub(pattern: str, author: str | None, token: str | bool | None) -> list[HubModel]:
+    """Return the models on the Hub whose name (with or without ``org/``) or architecture matches a shell pattern.
+
+    Args:
+        pattern: ``"resnet*"`` for instance.
+        author: user or organisation; None: anyone.
+        token: access token; None: that of this machine; False: none.
+
+    Raises:
+        HubError: the Hub cannot be asked, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        infos = HfApi().list_models(filter=LIBRARY, author=author, full=True, token=token)
+        found = [info for info in infos if any(_names(pattern, [info.id, info.id.split("/")[-1], *(info.tags or [])]))]
+    except Exception as error:
+        raise HubError(f"the models on the Hub cannot be listed: {explain(error, Remote('', token=token))}") from error
+    if len(found) > MOST:
+        warnings.warn(f"{len(found)} models on the Hub match; the first {MOST} are read, narrow it down", stacklevel=3)
+    models = []
+    for info in islice(found, MOST):
+        remote = HubPlace(info.id, info.sha, token)
+        model = _read(remote, Contents.of(info), f"hf-hub:{info.id}")
+        if any(_names(pattern, [info.id, info.id.split("/")[-1], *model.architectures])):
+            models.append(model)
+    return sorted(models, key=lambda model: model.name)
+
+
+def read_configs(
+    remote: Remote, commit: str, tags: Iterable[str | None]
+) -> tuple[dict[str | None, Config], dict[str | None, str]]:
+    """Read the ``config.json`` of checkpoints of one commit.
+
+    Args:
+        remote: the repository.
+        commit: 40 hexadecimal digits.
+        tags: variants; None is the base network.
+
+    Returns:
+        Those that could be read, and what was wrong with the others.
+    """
+
+    def read(tag: str | None) -> Config | str:
+        try:
+            file = fetch(remote, prefix_of(tag) + CONFIG, commit, None, LARGEST_CONFIG)
+            return checkpoint.read_config(file.parent)
+        except CheckpointError as error:
+            return str(error)
+
+    wanted = list(tags)
+    with quiet(), ThreadPoolExecutor(_THREADS) as pool:
+        found = dict(zip(wanted, pool.map(read, wanted), strict=True))
+    good = {tag: config for tag, config in found.items() if isinstance(config, Config)}
+    return good, {tag: text for tag, text in found.items() if isinstance(text, str)}
+
+
+def _names(pattern: str, names: Iterable[str]) -> Iterable[bool]:
+    return (fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _read(remote: Remote, contents: Contents, name: str) -> HubModel:
+    configs, wrong = read_configs(remote, contents.commit, checkpoints_in(contents.files))
+    return HubModel(
+        name=name,
+        commit=contents.commit,
+        private=contents.private,
+        base=configs.get(None),
+        variants={tag: config for tag, config in configs.items() if tag is not None},
+        unreadable={tag or "": text for tag, text in wrong.items()},
+    )

@@ -1,0 +1,67 @@
+"""Copy checkpoints from the Hub into a folder, in the layout of the repository."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from zoo_slim import checkpoint
+from zoo_slim._errors import HubError, NotThereError
+from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX
+from zoo_slim.checkpoint._folder import replacing
+from zoo_slim.hub._place import HubPlace, checkpoints_in
+
+__all__ = ["pull"]
+
+
+def pull(place: HubPlace, pruned: str | None, folder: Path | None) -> dict[str | None, Path]:
+    """Fetch the checkpoints of a repository, all of one commit.
+
+    Args:
+        place: the repository.
+        pruned: only this variant, with the base network where it is cut from that; None: all checkpoints.
+        folder: where to put them, too: the base network into the folder itself, variants into folders in it. Each
+            checkpoint appears as a whole. None: they stay in the Hub's cache.
+
+    Returns:
+        The folder of each checkpoint; the base network's tag is None.
+
+    Raises:
+        NotThereError: the repository, the revision or the variant does not exist, is kept from us, or cannot be had.
+        CheckpointError: what it has is damaged or too large, or the folder holds something else.
+        HubError: the repository has no checkpoints.
+    """
+    contents = place.contents(place.revision)
+    there = checkpoints_in(contents.files)
+    if not there:
+        raise HubError(f"{place}: has no checkpoints of zoo_slim; its files are {', '.join(contents.files[:10])}")
+    if pruned is not None and pruned not in there:
+        raise NotThereError(f"it has no variant {pruned!r}")
+    pinned = replace(place, revision=contents.commit)
+    found: dict[str | None, Path] = {}
+    for tag in there if pruned is None else [pruned]:
+        found[tag] = pinned.fetch(tag, weights=not _is_bare(pinned, tag))
+        config = checkpoint.read_config(found[tag])
+        if MODEL not in config.files and getattr(config.base_weights, "repo", None) is None and None in there:
+            found[None] = pinned.fetch(None, weights=True)
+    if folder is None:
+        return found
+    return {tag: _copy(found[tag], tag, folder) for tag in sorted(found, key=lambda tag: (tag is not None, tag or ""))}
+
+
+def _is_bare(place: HubPlace, tag: str | None) -> bool:
+    """Whether a checkpoint is a base network without weights."""
+    return tag is None and not checkpoint.read_config(place.fetch(None, weights=False)).files
+
+
+def _copy(source: Path, tag: str | None, folder: Path) -> Path:
+    target = folder if tag is None else folder / f"{VARIANT_PREFIX}{tag}"
+    with replacing(target) as place:
+        for name in _present(source, (CONFIG, PRUNING, MODEL)):
+            shutil.copyfile(source / name, place / name)
+    return target
+
+
+def _present(folder: Path, names: Iterable[str]) -> list[str]:
+    files = checkpoint.read_config(folder).files
+    return [name for name in names if name == CONFIG or name in files]
