@@ -366,12 +366,22 @@ print([str(warning.message) for warning in caught])
 net = registry().find("tinynet")
 print(net.input_size, net.build(num_classes=5, pool="max")(net.example_input()).shape, dict(net.options))
 print(registry().find("resnet18").name)
+from zoo_slim.slimming import list_criteria
+import torch
+with torch.no_grad():
+    model = net.build(width=4)
+    model[0].weight.fill_(0.1)
+    model[0].weight[1] = 0.0
+    model[0].weight[1, 0, 0, 0] = -9.0  # the largest peak, and the smallest mean
+    model[0].weight[2] = 0.2
+result = zoo_slim.slim(model, ratio=0.5, criterion="peak", example_input=net.example_input())[1]
+print("peak" in list_criteria(), set(result.kept["0.weight"][0].tolist()) >= {1})
 """
     lines = python(code, site).splitlines()
     assert lines[0] == "['tinynet']"
     assert "broken = broken_plugin:family (broken_plugin 1.2)" in lines[1] and "no_such_module" in lines[1]
     assert lines[2].startswith("(1, 28, 28) torch.Size([2, 5])") and "('avg', 'max')" in lines[2]
-    assert lines[3] == "resnet18"
+    assert lines[3] == "resnet18" and lines[4] == "True True"
     assert "tinynet" not in zoo_slim.list_models("tiny*")
 
 
