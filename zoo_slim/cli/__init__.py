@@ -1,6 +1,7 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -53,6 +54,7 @@ def _start(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message on stderr and exit status 1."""
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"zoo-slim: {message}\n"
     try:
         app()
     except (ZooSlimError, OSError) as error:
@@ -60,3 +62,5 @@ def main() -> None:
         message = f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[union-attr]
         typer.secho(f"zoo-slim: {message}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+    finally:
+        warnings.formatwarning = usual

@@ -12,7 +12,7 @@ from zoo_slim._errors import CheckpointError, HubError
 from zoo_slim.checkpoint import CONFIG, Config
 from zoo_slim.hub._errors import UnreachableError, explain
 from zoo_slim.hub._fetch import fetch
-from zoo_slim.hub._place import LARGEST_CONFIG, HubPlace, checkpoints_in, prefix_of
+from zoo_slim.hub._place import LARGEST_CONFIG, HubPlace, checkpoints_in, fetch_config, prefix_of
 from zoo_slim.hub._remote import Contents, Remote, quiet
 
 __all__ = ["LIBRARY", "HubModel", "describe", "list_hub", "read_configs"]
@@ -64,10 +64,13 @@ def describe(place: HubPlace) -> HubModel:
     """
     try:
         contents = place.contents(place.revision)
-    except UnreachableError:
+        for tag in checkpoints_in(contents.files)[:1]:
+            fetch_config(place, tag)  # so that the cache knows what the revision was, for when the Hub cannot be asked
+    except UnreachableError as error:
         known = place.cached_commit(place.revision)
         if known is None:
-            raise
+            nothing = f"{error}, and the cache has nothing of {place.revision or 'main'}"
+            raise UnreachableError(nothing, error.final) from error
         files = [file.relative_to(known).as_posix() for file in known.rglob(CONFIG)]
         contents = Contents(known.name, tuple(files), private=False)
     return _read(place, contents, str(place))
