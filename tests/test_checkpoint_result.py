@@ -13,7 +13,8 @@ from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint import read_result, write_result
 from zoo_slim.checkpoint._meta import shapes_of
 from zoo_slim.checkpoint._result_file import check_attributes
-from zoo_slim.checkpoint._safetensors import TensorFile, write_tensors
+from zoo_slim.checkpoint._safetensors import write_tensors
+from zoo_slim.checkpoint._tensor_file import TensorFile
 from zoo_slim.result import PruningResult
 
 
@@ -138,7 +139,7 @@ def test_the_safetensors_library_reads_what_is_written_and_the_other_way_round(t
     for file in ("ours", "theirs"):
         with TensorFile(tmp_path / file) as source:
             assert source.metadata == {"b": "é", "a": "1"}
-            ours = dict(source.tensors())
+            ours = source.read()
         for name, tensor in tensors.items():
             for read in (ours, theirs):
                 assert read[name].dtype == tensor.dtype and read[name].shape == tensor.shape

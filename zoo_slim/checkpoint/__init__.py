@@ -4,7 +4,8 @@
 finds checkpoints by name.
 """
 
-from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, FileRecord
+from zoo_slim.checkpoint._base import BaseWeights, FileRecord, describe_base
+from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX
 from zoo_slim.checkpoint._load import load_folder, read_config, variants
 from zoo_slim.checkpoint._origin import Origin, attach_origin, origin_of
@@ -16,10 +17,12 @@ __all__ = [
     "MODEL",
     "PRUNING",
     "VARIANT_PREFIX",
+    "BaseWeights",
     "Config",
     "FileRecord",
     "Origin",
     "attach_origin",
+    "describe_base",
     "load_folder",
     "origin_of",
     "read_config",

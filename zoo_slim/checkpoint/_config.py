@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo_slim._errors import CheckpointError
+from zoo_slim.checkpoint._base import BaseWeights, FileRecord, parse_base, parse_record
 from zoo_slim.checkpoint._json import check_tree, dump, fail, parse_object
 from zoo_slim.checkpoint._safetensors import DTYPES
 
-__all__ = ["CONFIG", "MODEL", "PRUNING", "Config", "FileRecord", "check_variant", "parse_config", "read_bytes"]
+__all__ = ["CONFIG", "MODEL", "PRUNING", "Config", "check_variant", "parse_config", "read_bytes"]
 
 CONFIG, MODEL, PRUNING = "config.json", "model.safetensors", "pruning.safetensors"
 FORMAT, VERSION = "zoo_slim.checkpoint", 1
@@ -22,15 +23,6 @@ _FLOATS = {str(dtype).removeprefix("torch.") for dtype in DTYPES.values() if dty
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,3}")
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Digest (64 hexadecimal digits) and length of a file."""
-
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,8 @@ class Config:
         dtype: floating dtype of the network when it was saved (``"float32"``); the dtype it loads as by default.
         stored_dtype: floating dtype in the file; differs from ``dtype`` when saved with ``dtype=``.
         files: the checkpoint's files (``model.safetensors``, ``pruning.safetensors``), each with digest and length.
-        base_weights: of a variant without weights of its own: the base's ``model.safetensors`` they are cut from.
+        base_weights: of a variant without weights of its own, what they are cut from: the ``model.safetensors`` in the
+            folder above (a `FileRecord`), or a file in another repository (`BaseWeights`).
     """
 
     architecture: str
@@ -55,11 +48,14 @@ class Config:
     dtype: str = "float32"
     stored_dtype: str = "float32"
     files: Mapping[str, FileRecord] = field(default_factory=dict)
-    base_weights: FileRecord | None = None
+    base_weights: FileRecord | BaseWeights | None = None
 
     def to_json(self) -> str:
         """Return the text of ``config.json``, sorted and indented."""
-        return dump({"format": FORMAT, "version": VERSION, **asdict(self)})
+        fields = asdict(self)
+        if isinstance(self.base_weights, BaseWeights):
+            fields["base_weights"] = self.base_weights.to_json()
+        return dump({"format": FORMAT, "version": VERSION, **fields})
 
 
 def check_variant(value: object, where: str, field: str = "variant") -> str:
@@ -112,7 +108,7 @@ def parse_config(data: bytes, where: str) -> Config:
     variant = None if raw.get("variant") is None else check_variant(raw["variant"], where)
     if variant is not None and PRUNING not in files:
         fail(where, "variant", f"null, as 'files' has no {PRUNING}", variant)
-    base_weights = None if raw.get("base_weights") is None else _record(raw["base_weights"], where, "base_weights")
+    base_weights = None if raw.get("base_weights") is None else parse_base(raw["base_weights"], where, "base_weights")
     if base_weights is not None and (MODEL in files or PRUNING not in files):
         fail(where, "base_weights", f"null, unless {PRUNING} is the only file", raw["base_weights"])
     return Config(
@@ -159,23 +155,13 @@ def _dtype(value: object, where: str, field: str) -> str:
     return value
 
 
-def _record(value: object, where: str, field: str) -> FileRecord:
-    if not isinstance(value, dict) or value.keys() != {"sha256", "bytes"}:
-        fail(where, field, "an object with 'sha256' and 'bytes'", value)
-    if not isinstance(value["sha256"], str) or not _SHA256.fullmatch(value["sha256"]):
-        fail(where, f"{field}.sha256", "64 lower-case hexadecimal digits", value["sha256"])
-    if type(value["bytes"]) is not int or not 0 <= value["bytes"] < 2**50:
-        fail(where, f"{field}.bytes", "the length of the file", value["bytes"])
-    return FileRecord(value["sha256"], value["bytes"])
-
-
 def _files(value: object, where: str) -> dict[str, FileRecord]:
     if not isinstance(value, dict):
         fail(where, "files", "an object", value)
     for name in value:
         if name not in (MODEL, PRUNING):
             fail(where, "files", f"no other files than {MODEL} and {PRUNING}", name)
-    return {name: _record(record, where, f"files.{name}") for name, record in value.items()}
+    return {name: parse_record(record, where, f"files.{name}") for name, record in value.items()}
 
 
 def _classes(value: object, where: str) -> tuple[str, ...] | None:

@@ -3,23 +3,26 @@
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo_slim._errors import CheckpointError, SlimmingError
+from zoo_slim._errors import CheckpointError, RegistryError, SlimmingError
+from zoo_slim.checkpoint._base import BaseWeights, FileRecord
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, read_consistently
-from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, shapes_of
+from zoo_slim.checkpoint._json import fail
+from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, attach_origin
 from zoo_slim.checkpoint._result_file import LARGEST, check_attributes, parse_result
-from zoo_slim.checkpoint._weights import assign, read_weights
+from zoo_slim.checkpoint._tensor_file import TensorFile
+from zoo_slim.checkpoint._weights import assign, check_own, read_base, wanted_tensors
 from zoo_slim.registry import Architecture, registry
-from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.result import PruningResult, apply_result, set_attributes
 
 __all__ = [
     "Skeleton",
@@ -85,8 +88,14 @@ def load_folder(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     options: Mapping[str, Any] | None = None,
+    base_file: str | os.PathLike[str] | None = None,
+    verified: bool | Callable[[Path, FileRecord], bool] = False,
 ) -> nn.Module:
     """Load the network of one checkpoint folder, in evaluation mode and with its `Origin` attached.
+
+    Every byte of the weights is hashed and compared with ``config.json`` as it is read, unless ``verified`` says that
+    somebody has done so. A file of up to 64 MiB is read while the network is built; of a longer one, nothing is
+    allocated before its names, shapes and dtypes fit. Of base weights only the rows and columns that are kept are held.
 
     Args:
         folder: a base checkpoint, or a variant (``NAME/pruned-VARIANT``).
@@ -94,6 +103,11 @@ def load_folder(
         device: where to.
         dtype: floating dtype to cast to; None: the one that the network had when it was saved.
         options: keyword arguments for the architecture, which must agree with those in ``config.json``.
+        base_file: where the safetensors file is that ``base_weights`` in ``config.json`` names, for a variant whose
+            weights are cut from a file in another repository (`read_config` tells which).
+        verified: whether the file of the weights is known to have the digest recorded, so that only its length is
+            compared. A function is asked, with the file's path and that record. Say so only of files that were hashed
+            since they were last written, such as those in a cache that notes their inode, length and times of change.
 
     Raises:
         CheckpointError: naming the file and field or tensor that is missing, damaged or does not fit.
@@ -101,7 +115,12 @@ def load_folder(
     """
     where = resolve_device(device)
     check_dtype(dtype)
-    return read_consistently(Path(folder), lambda place: _load(place, pretrained, where, dtype, dict(options or {})))
+    base = None if base_file is None else Path(base_file)
+
+    def read(place: Path) -> nn.Module:
+        return _load(place, pretrained, where, dtype, dict(options or {}), base, verified)
+
+    return read_consistently(Path(folder), read)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -140,28 +159,32 @@ def _read_config(folder: Path) -> Config:
     return config
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """Where a network's weights are: ``base`` tells what of the whole network's, None that they are its own."""
+
+    file: Path
+    record: FileRecord
+    dtype: torch.dtype
+    stored_dtype: torch.dtype
+    base: Callable[[str], str] | None
+
+
 def _load(
-    folder: Path, pretrained: bool, device: torch.device, dtype: torch.dtype | None, options: dict[str, Any]
+    folder: Path,
+    pretrained: bool,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    options: dict[str, Any],
+    base_file: Path | None,
+    verified: bool | Callable[[Path, FileRecord], bool],
 ) -> nn.Module:
-    bones = _read_skeleton(folder, options)
-    architecture, config, checked = bones.architecture, bones.config, bones.options
-    original, result, model = bones.original, bones.result, bones.model
-    if pretrained:
-        weights, stored = _read_weights(folder, config, original, model, result)
-        before, after = getattr(torch, stored.stored_dtype), dtype or getattr(torch, stored.dtype)
-
-        def convert(tensor: Tensor) -> Tensor:
-            cast = tensor.is_floating_point() and (dtype is not None or tensor.dtype == before)
-            return tensor.to(device=device, dtype=after if cast else tensor.dtype)
-
-        fill_buffers(model, architecture, checked, result, after)
-        assign(model, weights, convert)
-    else:
-        model = _apply(build_real(architecture, checked), result, folder)
+    config = _read_config(folder)
+    architecture, checked = _architecture_of(config, options, folder)
+    pruning = _read_pruning(folder, config)
     origin = Origin(
         architecture=config.architecture,
         options=checked,
-        result=result,
         variant=config.variant,
         classes=config.classes,
         input=config.input,
@@ -169,20 +192,75 @@ def _load(
         training=config.training if pretrained else {},
         base=config.base,
     )
-    return attach_origin(model.to(device=device, dtype=dtype).eval(), origin)
+    if not pretrained:
+        real = build_real(architecture, checked)
+        result = _parse_pruning(pruning, real, folder)
+        model = _apply(real, result, folder).to(device=device, dtype=dtype)
+        return attach_origin(model.eval(), replace(origin, result=result))
+    weights = _find_weights(folder, config, base_file)
+    hashed = not (verified(weights.file, weights.record) if callable(verified) else verified)
+    with TensorFile(weights.file, weights.record, hashed) as source:
+        if weights.base is None:
+            source.read_ahead()
+        original = _build(architecture, checked, folder)
+        whole = named_tensors(original)
+        result = _parse_pruning(pruning, original, folder)
+        model = original
+        if result is not None and result.removed:
+            model = _apply(original, result, folder)
+        elif result is not None:
+            set_attributes(model, result)
+        wanted = wanted_tensors(whole, named_tensors(model), {} if result is None else result.kept)
+        if weights.base is None:
+            check_own(source, weights.file, wanted)
+            tensors = source.read()
+        else:
+            _check_names(config, whole, folder)
+            tensors = read_base(source, weights.file, wanted, weights.base)
+    after = dtype or weights.dtype
+
+    def convert(tensor: Tensor) -> Tensor:
+        cast = tensor.is_floating_point() and (dtype is not None or tensor.dtype == weights.stored_dtype)
+        return tensor.to(device=device, dtype=after if cast else tensor.dtype)
+
+    fill_buffers(model, original, architecture, checked, result, after)
+    assign(model, tensors, convert)
+    if device.type != "cpu" or dtype is not None:
+        model = model.to(device=device, dtype=dtype)
+    return attach_origin(model.eval(), replace(origin, result=result))
 
 
 def _read_skeleton(folder: Path, options: dict[str, Any]) -> Skeleton:
     config = _read_config(folder)
-    architecture = registry().find(config.architecture)
-    checked = architecture.check(_merge(config, options, architecture, folder))
-    original = build_on_meta(architecture, checked)
-    result = _read_result(folder, config, original) if PRUNING in config.files else None
+    architecture, checked = _architecture_of(config, options, folder)
+    pruning = _read_pruning(folder, config)
+    original = _build(architecture, checked, folder)
+    result = _parse_pruning(pruning, original, folder)
     return Skeleton(architecture, config, checked, original, result, _apply(original, result, folder))
 
 
-def _merge(config: Config, given: dict[str, Any], architecture: Architecture, folder: Path) -> dict[str, Any]:
-    """Return the stored options; those given must say the same."""
+def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> tuple[Architecture, dict[str, Any]]:
+    """Return what the config names, and the options to build it with."""
+    try:
+        architecture = registry().find(config.architecture)
+    except RegistryError as error:
+        raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}") from None
+    _check_given(config, options, architecture, folder)
+    try:
+        return architecture, architecture.check(config.options)
+    except RegistryError as error:
+        raise RegistryError(f"{folder / CONFIG}: field 'options': {error}") from None
+
+
+def _build(architecture: Architecture, options: dict[str, Any], folder: Path) -> nn.Module:
+    try:
+        return build_on_meta(architecture, options)
+    except (CheckpointError, RegistryError) as error:
+        raise type(error)(f"{folder / CONFIG}: fields 'architecture' and 'options': {error}") from error
+
+
+def _check_given(config: Config, given: dict[str, Any], architecture: Architecture, folder: Path) -> None:
+    """Check that the options given say the same as those stored."""
     architecture.check(given)
     for name, value in given.items():
         if name in config.options:
@@ -195,10 +273,11 @@ def _merge(config: Config, given: dict[str, Any], architecture: Architecture, fo
                 f"{folder / CONFIG}: was saved with {name}={stored!r}, but {name}={value!r} was asked for; leave it"
                 " out, or build the architecture anew with pretrained=False"
             )
-    return config.options
 
 
-def _read_result(folder: Path, config: Config, original: nn.Module) -> PruningResult:
+def _read_pruning(folder: Path, config: Config) -> bytes | None:
+    if PRUNING not in config.files:
+        return None
     file, record = inside(folder, PRUNING), config.files[PRUNING]
     data = read_bytes(file, LARGEST)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256 or len(data) != record.bytes:
@@ -206,8 +285,15 @@ def _read_result(folder: Path, config: Config, original: nn.Module) -> PruningRe
             f"{file}: its SHA-256 is {found}, but config.json says {record.sha256}: it was damaged or replaced;"
             " fetch it anew"
         )
-    result = parse_result(data, str(file), shapes_of(original))
-    check_attributes(result, original, str(file))
+    return data
+
+
+def _parse_pruning(data: bytes | None, original: nn.Module, folder: Path) -> PruningResult | None:
+    if data is None:
+        return None
+    where = str(folder / PRUNING)
+    result = parse_result(data, where, shapes_of(original))
+    check_attributes(result, original, where)
     return result
 
 
@@ -220,14 +306,26 @@ def _apply(original: nn.Module, result: PruningResult | None, folder: Path) -> n
         raise CheckpointError(f"{folder / PRUNING}: does not fit the architecture: {error}") from None
 
 
-def _read_weights(
-    folder: Path, config: Config, original: nn.Module, model: nn.Module, result: PruningResult | None
-) -> tuple[dict[str, Tensor], Config]:
-    """Return the weights, and the config that says how they are stored."""
+def _find_weights(folder: Path, config: Config, base_file: Path | None) -> _Weights:
+    """Return where the weights are; of a file in the folder above, the config there says how they are stored."""
+    needed = config.base_weights
+    if base_file is not None and not isinstance(needed, BaseWeights):
+        raise CheckpointError(
+            f"{folder / CONFIG}: field 'base_weights': names no file in another repository, but base_file={base_file}"
+            " was given; leave it out"
+        )
+    here = _dtype(config.dtype), _dtype(config.stored_dtype)
     if MODEL in config.files:
-        return read_weights(inside(folder, MODEL), config.files[MODEL], model), config
-    if result is None:
+        return _Weights(inside(folder, MODEL), config.files[MODEL], *here, base=None)
+    if PRUNING not in config.files:
         raise CheckpointError(f"{folder / CONFIG}: field 'files': expected {MODEL}, found none; pass pretrained=False")
+    if isinstance(needed, BaseWeights):
+        if base_file is None:
+            raise CheckpointError(
+                f"{folder / CONFIG}: field 'base_weights': the weights are cut from {needed}; fetch it and pass"
+                " base_file=, or load with zoo_slim.load, which does both"
+            )
+        return _Weights(base_file, needed.record, *here, base=needed.name_of)
     parent = folder.parent
     base = _read_config(parent)
     if (base.architecture, base.options) != (config.architecture, config.options):
@@ -236,9 +334,21 @@ def _read_weights(
             f" {folder.name} is a variant, found {base.architecture!r} with {base.options}"
         )
     record = base.files.get(MODEL)
-    if record is None or (config.base_weights is not None and config.base_weights != record):
+    if record is None or (needed is not None and needed != record):
         raise CheckpointError(
             f"{parent / CONFIG}: field 'files.{MODEL}': expected the weights that {folder.name} is cut from"
-            f" ({config.base_weights}), found {record}; fetch both of one revision"
+            f" ({needed}), found {record}; fetch both of one revision"
         )
-    return read_weights(inside(parent, MODEL), record, original, result.kept), base
+    return _Weights(inside(parent, MODEL), record, _dtype(base.dtype), _dtype(base.stored_dtype), base=str)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _check_names(config: Config, whole: Mapping[str, Tensor], folder: Path) -> None:
+    names = config.base_weights.names if isinstance(config.base_weights, BaseWeights) else {}
+    if unknown := sorted(names.keys() - whole.keys()):
+        fail(str(folder / CONFIG), "base_weights.names", "names of the architecture's tensors", unknown[0])

@@ -10,14 +10,17 @@ from torch.overrides import TorchFunctionMode
 
 from zoo_slim._errors import CheckpointError, ZooSlimError
 from zoo_slim.registry import Architecture
-from zoo_slim.result import PruningResult, apply_result
+from zoo_slim.result import PruningResult, slice_tensor
 
 __all__ = ["build_on_meta", "build_real", "fill_buffers", "named_tensors", "shapes_of"]
 
 
 _INITIALISERS = frozenset(
-    "add_ bernoulli_ cauchy_ clamp_ clamp_max_ clamp_min_ copy_ div_ erfinv_ exponential_ fill_ geometric_ log_normal_"
-    " mul_ neg_ normal_ pow_ random_ sub_ trunc_ uniform_ zero_".split()
+    {
+        *("add_", "clamp_", "clamp_max_", "clamp_min_", "copy_", "div_", "erfinv_", "fill_", "mul_", "neg_", "pow_"),
+        *("sub_", "trunc_", "zero_"),
+        *("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_"),
+    }
 )
 _CPU = torch.device("cpu")
 
@@ -122,36 +125,41 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def fill_buffers(
     model: nn.Module,
+    original: nn.Module,
     architecture: Architecture,
     options: dict[str, Any],
     result: PruningResult | None,
     dtype: torch.dtype,
 ) -> None:
-    """Give buffers that are not in the state dict the values of a really built network, kept and cast like the rest.
+    """Give a network the buffers that are not in the state dict, cut and cast like the rest.
 
-    A builder may have computed them from a parameter's device, or left them empty because parameters were on the meta
-    device; so they are all taken from a network with weights, which exists for this moment only.
+    Where one could only be made on the meta device, all are taken from a network with weights, which exists for this
+    moment only.
 
     Args:
-        model: a network built on the meta device, slim if ``result`` is given.
+        model: the network, slim if ``result`` is given; it may be ``original`` itself.
+        original: the whole network, built on the meta device.
         architecture: its architecture, built with ``options``.
         options: see there.
-        result: what the model keeps of it.
+        result: what the model keeps of it; None: all.
         dtype: what buffers of the default floating dtype become.
     """
     saved = set(model.state_dict(keep_vars=True))
     names = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in saved]
     if not names:
         return
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    if any(parameter.is_meta for parameter in model.parameters()):
+    buffers = dict(original.named_buffers(remove_duplicate=False))
+    if any(buffers[name].is_meta for name in names):
         with torch.random.fork_rng(devices=[]):
-            real = build_real(architecture, options)
-        real = real if result is None else apply_result(real, result)
-        buffers = dict(real.named_buffers(remove_duplicate=False))
+            buffers = dict(build_real(architecture, options).named_buffers(remove_duplicate=False))
+    kept = {} if result is None else result.kept
+    made: dict[int, Tensor] = {}
     for name in names:
-        module, _, attribute = name.rpartition(".")
         if name not in buffers:
             raise CheckpointError(f"{name}: architecture {architecture.name!r} does not build this buffer every time")
-        cast = buffers[name].dtype == torch.get_default_dtype()
-        model.get_submodule(module)._buffers[attribute] = buffers[name].detach().to(dtype if cast else None)
+        buffer = buffers[name]
+        if id(buffer) not in made:
+            part = slice_tensor(buffer.detach(), kept[name]) if name in kept else buffer.detach()
+            made[id(buffer)] = part.to(dtype if part.dtype == torch.get_default_dtype() else None)
+        module, _, attribute = name.rpartition(".")
+        model.get_submodule(module)._buffers[attribute] = made[id(buffer)]

@@ -1,4 +1,4 @@
-"""The safetensors format, read strictly: a header is judged before anything is allocated, and every byte is hashed.
+"""The safetensors format, read strictly: a header is judged before anything is allocated.
 
 A file is the header's length (8 bytes, little-endian), the header (JSON: dtype, shape and byte range of every tensor),
 and the tensors' bytes without holes. https://github.com/huggingface/safetensors describes it. What is written here is
@@ -9,11 +9,9 @@ import hashlib
 import json
 import math
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch import Tensor
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint._json import parse_object, show
 
-__all__ = ["DTYPES", "Entry", "TensorFile", "parse_header", "serialize_header", "write_tensors"]
+__all__ = ["DTYPES", "LARGEST_HEADER", "Entry", "parse_header", "serialize_header", "write_tensors"]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -36,7 +34,7 @@ DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_LARGEST_HEADER = 8 << 20
+LARGEST_HEADER = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def parse_header(data: bytes, payload: int, where: str) -> tuple[dict[str, Entry
     Raises:
         CheckpointError: naming the file, the tensor, and what is wrong with it.
     """
-    raw = parse_object(data, f"{where}: header", _LARGEST_HEADER)
+    raw = parse_object(data, f"{where}: header", LARGEST_HEADER)
     metadata = raw.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise CheckpointError(f"{where}: header: '__metadata__' must map text to text, found {show(metadata)}")
@@ -101,96 +99,6 @@ def parse_header(data: bytes, payload: int, where: str) -> tuple[dict[str, Entry
     return ordered, metadata
 
 
-class TensorFile:
-    """A safetensors file open for reading once, from its beginning to its end. A context manager.
-
-    Attributes:
-        entries: the tensors, in the order of their bytes.
-        metadata: the header's text.
-        size: length of the file in bytes.
-    """
-
-    entries: dict[str, Entry]
-    metadata: dict[str, str]
-    size: int
-
-    def __init__(self, file: Path, size: int | None = None):
-        """Open the file and validate its header.
-
-        Args:
-            file: a regular file.
-            size: the length it must have; None: any.
-
-        Raises:
-            CheckpointError: it cannot be read, has another length, or its header is damaged.
-        """
-        self._where = str(file)
-        try:
-            mode = file.stat().st_mode
-            if not stat.S_ISREG(mode):
-                raise CheckpointError(f"{file}: is not a regular file")
-            self._file = file.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
-        try:
-            self._read_header(size)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _read_header(self, size: int | None) -> None:
-        self.size = os.fstat(self._file.fileno()).st_size
-        if size is not None and self.size != size:
-            raise CheckpointError(
-                f"{self._where}: config.json says that it is {size} bytes long, found {self.size}; fetch it anew"
-            )
-        self._digest = hashlib.sha256()
-        length = int.from_bytes(self._read(8), "little")
-        if length > min(_LARGEST_HEADER, self.size - 8):
-            raise CheckpointError(f"{self._where}: claims a header of {length} bytes; it is no safetensors file")
-        self.entries, self.metadata = parse_header(self._read(length), self.size - 8 - length, self._where)
-
-    def _read(self, length: int) -> bytes:
-        data = bytearray(length)
-        self._fill(memoryview(data))
-        return bytes(data)
-
-    def _fill(self, target: memoryview) -> None:
-        done = 0
-        while done < len(target):
-            try:
-                count = self._file.readinto(target[done : done + (16 << 20)])
-            except OSError as error:
-                raise CheckpointError(f"{self._where}: cannot be read: {error.strerror or error}") from None
-            if not count:
-                raise CheckpointError(f"{self._where}: ends early; fetch it anew")
-            self._digest.update(target[done : done + count])
-            done += count
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor, in the order of their bytes; each owns its memory, on the CPU."""
-        for name, entry in self.entries.items():
-            tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-            if tensor.numel():
-                flat = tensor.reshape(-1).view(torch.uint8)
-                self._fill(flat.numpy().data)
-                if entry.dtype is torch.bool and int(flat.max()) > 1:
-                    raise CheckpointError(f"{self._where}: tensor {show(name)}: a boolean is {flat.max()}")
-            yield name, tensor
-
-    def sha256(self) -> str:
-        """Return the digest of all that was read: the whole file's, once `tensors` is exhausted."""
-        return self._digest.hexdigest()
-
-    def __enter__(self) -> "TensorFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-
 def serialize_header(
     specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[str]]:
@@ -213,8 +121,8 @@ def serialize_header(
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     data += b" " * (-len(data) % 8)
-    if len(data) > _LARGEST_HEADER:
-        raise CheckpointError(f"a header of {len(data)} bytes could not be read again, at most {_LARGEST_HEADER} can")
+    if len(data) > LARGEST_HEADER:
+        raise CheckpointError(f"a header of {len(data)} bytes could not be read again, at most {LARGEST_HEADER} can")
     return len(data).to_bytes(8, "little") + data, order
 
 

@@ -10,22 +10,15 @@ import torch
 from torch import nn
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._config import (
-    CONFIG,
-    MODEL,
-    PRUNING,
-    Config,
-    FileRecord,
-    check_variant,
-    parse_config,
-    read_bytes,
-)
-from zoo_slim.checkpoint._folder import VARIANT_PREFIX, find_folder, list_variants, replacing
+from zoo_slim.checkpoint._base import BaseWeights, FileRecord
+from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
+from zoo_slim.checkpoint._delta import cut_from_file, cut_from_folder_above
+from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, replacing
 from zoo_slim.checkpoint._json import check_tree
 from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, origin_of, unwrap
 from zoo_slim.checkpoint._result_file import check_attributes, write_result
-from zoo_slim.checkpoint._weights import check_fits, floating_dtype, read_weights, write_weights
+from zoo_slim.checkpoint._weights import check_fits, floating_dtype, write_weights
 from zoo_slim.registry import registry
 from zoo_slim.result import PruningResult, apply_result
 
@@ -47,6 +40,8 @@ def save(
     base: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     weights: bool = True,
+    base_weights: BaseWeights | None = None,
+    base_file: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Save a network as a slim checkpoint; all of the folder appears at once, or nothing does.
 
@@ -69,6 +64,9 @@ def save(
             as the dtype that they had, with the values that were stored.
         weights: False leaves the weights out, for a slim network whose weights are the kept slices of the base's,
             which must be saved in the folder above.
+        base_weights: leaves the weights out, for a slim network whose weights are the kept slices of this file in a
+            repository on the Hub (see `describe_base`). That they are is checked, bit for bit.
+        base_file: where that file is on this machine.
 
     Returns:
         The folder.
@@ -120,8 +118,9 @@ def save(
     unwritten = FileRecord("0" * 64, 0)
     expected_files = {PRUNING: unwritten} if origin.result is not None else {}
     parse_config(replace(config, files=expected_files).to_json().encode(), where)
-    if not weights:
-        config = replace(config, base_weights=_base_weights(model, original, origin, config, folder, dtype))
+    delta = not weights or base_weights is not None
+    if delta:
+        config = _delta(model, original, origin, config, folder, dtype, base_weights, base_file)
     with replacing(folder) as place:
         files: dict[str, FileRecord] = {}
         if origin.result is not None:
@@ -130,7 +129,7 @@ def save(
                     f"{folder}: holds variants of a base network; save a slim one in a folder pruned-VARIANT in it"
                 )
             files[PRUNING] = FileRecord(*write_result(origin.result, place / PRUNING, shapes_of(original)))
-        if weights:
+        if not delta:
             files[MODEL] = write_weights(model, place / MODEL, dtype)
             _check_dependants(folder, files[MODEL])
         text = replace(config, files=files).to_json()
@@ -176,38 +175,32 @@ def _plain(value: dict[str, Any], field: str) -> dict[str, Any]:
     return tree
 
 
-def _base_weights(
-    model: nn.Module, original: nn.Module, origin: Origin, config: Config, folder: Path, dtype: torch.dtype | None
-) -> FileRecord:
-    """Check that the weights are the kept slices of those in the folder above; return the record of that file."""
-    if origin.result is None or not folder.name.startswith(VARIANT_PREFIX):
-        raise CheckpointError(f"{folder}: only a slim network in a folder pruned-VARIANT can do without weights")
-    parent = find_folder(folder.parent)
-    base = parse_config(read_bytes(parent / CONFIG, 1 << 20), str(parent / CONFIG))
-    if (base.architecture, base.options) != (config.architecture, config.options) or MODEL not in base.files:
-        raise CheckpointError(
-            f"{parent / CONFIG}: expected the weights of {config.architecture!r} with options {config.options},"
-            f" found {base.architecture!r} with {base.options} and files {sorted(base.files)}"
-        )
+def _delta(
+    model: nn.Module,
+    original: nn.Module,
+    origin: Origin,
+    config: Config,
+    folder: Path,
+    dtype: torch.dtype | None,
+    base_weights: BaseWeights | None,
+    base_file: str | os.PathLike[str] | None,
+) -> Config:
+    if origin.result is None:
+        raise CheckpointError(f"{folder}: only a slim network can do without weights; pass result=, or weights=True")
     if dtype is not None:
         raise CheckpointError(f"{folder}: dtype= has no meaning without weights; they are stored as the base's are")
-    state = named_tensors(model)
-    stored, loaded = getattr(torch, base.stored_dtype), getattr(torch, base.dtype)
-    for name, tensor in read_weights(parent / MODEL, base.files[MODEL], original, origin.result.kept).items():
-        if name not in state:
-            continue  # it lies in a block that was removed
-        if not torch.equal(tensor.to(loaded if tensor.dtype == stored else tensor.dtype), state[name].detach().cpu()):
-            raise CheckpointError(
-                f"tensor {name!r}: is not the kept part of the base's in {parent / MODEL}; save with weights=True"
-            )
-    return base.files[MODEL]
+    if base_weights is None:
+        return cut_from_folder_above(model, original, origin.result, config, folder)
+    if base_file is None:
+        raise CheckpointError(f"{folder}: base_weights= needs base_file=, the downloaded {base_weights}, to check it")
+    return cut_from_file(model, original, origin.result, config, base_weights, base_file)
 
 
 def _check_dependants(folder: Path, new: FileRecord) -> None:
     for variant in list_variants(folder):
         file = folder / f"{VARIANT_PREFIX}{variant}" / CONFIG
         needed = parse_config(read_bytes(file, 1 << 20), str(file)).base_weights
-        if needed is not None and needed != new:
+        if isinstance(needed, FileRecord) and needed != new:
             raise CheckpointError(
                 f"{folder}: variant {variant!r} has no weights of its own and is cut from those that would be replaced;"
                 " save it with weights=True, or remove it, first"

@@ -1,18 +1,31 @@
 """``model.safetensors``: between a file and a network's state dict, tensor by tensor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._config import FileRecord
+from zoo_slim.checkpoint._base import FileRecord
+from zoo_slim.checkpoint._json import show
 from zoo_slim.checkpoint._meta import named_tensors
-from zoo_slim.checkpoint._safetensors import TensorFile, write_tensors
-from zoo_slim.result import slice_tensor
+from zoo_slim.checkpoint._safetensors import Entry, write_tensors
+from zoo_slim.checkpoint._tensor_file import TensorFile
 
-__all__ = ["assign", "check_fits", "floating_dtype", "read_weights", "shared_names", "write_weights"]
+__all__ = [
+    "Wanted",
+    "assign",
+    "check_fits",
+    "check_own",
+    "floating_dtype",
+    "read_base",
+    "same_bits",
+    "shared_names",
+    "wanted_tensors",
+    "write_weights",
+]
 
 _METADATA = {"format": "pt"}
 
@@ -61,7 +74,7 @@ def check_fits(model: nn.Module, expected: nn.Module, described: str) -> None:
                 f" {wanted[name].dtype}; convert it before saving"
             )
     for name, first in shared_names(wanted).items():
-        if name != first and not _same_bits(found[name], found[first]):
+        if name != first and not same_bits(found[name], found[first]):
             raise CheckpointError(
                 f"tensor {name!r}: the {described} shares it with {first!r}, but the model holds different values"
             )
@@ -84,7 +97,8 @@ def _settings(module: nn.Module) -> list[str]:
     return [name for name in names if name not in ("p", "inplace", "momentum")]
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same shape, dtype and bytes; NaN equals itself."""
     if a is b:
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -120,68 +134,165 @@ def write_weights(model: nn.Module, file: Path, dtype: torch.dtype | None) -> Fi
     return FileRecord(*write_tensors(file, specs, get, _METADATA))
 
 
-def read_weights(
-    file: Path, record: FileRecord, model: nn.Module, kept: Mapping[str, Mapping[int, Tensor]] | None = None
-) -> dict[str, Tensor]:
-    """Read a state dict. Nothing is allocated before the header fits, and the whole file is never held at once.
+@dataclass(frozen=True)
+class Wanted:
+    """A tensor of the network, to be read from a file.
+
+    Attributes:
+        names: all its names in the architecture, its own first; more than one where it is shared.
+        dtype: its dtype; of floating ones any may be stored.
+        shape: its shape in the architecture.
+        kept: what is kept of it, ``{axis: indices}`` as in `PruningResult.kept`.
+    """
+
+    names: tuple[str, ...]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    kept: Mapping[int, Tensor]
+
+    @property
+    def shape_kept(self) -> tuple[int, ...]:
+        """Its shape in the slim network."""
+        return tuple(self.kept[axis].shape[-1] if axis in self.kept else n for axis, n in enumerate(self.shape))
+
+
+def wanted_tensors(
+    whole: Mapping[str, Tensor], names: Iterable[str], kept: Mapping[str, Mapping[int, Tensor]]
+) -> dict[str, Wanted]:
+    """Return what a network needs, under the first name that each tensor has in it.
 
     Args:
-        file: a ``model.safetensors``.
-        record: its digest and length, from ``config.json``.
-        model: the network that the file is for, its parameters on the meta device.
-        kept: what to keep of each tensor (see `PruningResult.kept`); None: all of it.
+        whole: the architecture's state dict, on the meta device.
+        names: those names of it that the network still has.
+        kept: as `PruningResult.kept`; ``{}``: everything.
+    """
+    shared: dict[int, list[str]] = {}
+    for name, tensor in whole.items():
+        shared.setdefault(id(tensor), []).append(name)
+    wanted: dict[str, Wanted] = {}
+    done: set[int] = set()
+    for name in names:
+        tensor = whole[name]
+        if id(tensor) in done:
+            continue
+        done.add(id(tensor))
+        others = shared[id(tensor)]
+        axes = next((kept[other] for other in others if other in kept), {})
+        order = (name, *(other for other in others if other != name))
+        wanted[name] = Wanted(order, tensor.dtype, tuple(tensor.shape), axes)
+    return wanted
 
-    Returns:
-        One tensor for each that the model does not share, under its first name, as stored, on the CPU.
+
+def check_own(source: TensorFile, file: Path, wanted: Mapping[str, Wanted]) -> None:
+    """Check that a file holds what a network needs, already cut, and nothing else.
 
     Raises:
-        CheckpointError: a name, shape or dtype is not the model's, or the file is not the one that was recorded.
+        CheckpointError: naming the first tensor that is missing, too many, or of another shape or dtype.
     """
-    state = named_tensors(model)
-    shared = shared_names(state)
-    wanted = {name: state[name] for name, first in shared.items() if name == first}
-    axes = {first: kept[name] for name, first in reversed(shared.items()) if kept and name in kept}
-    weights: dict[str, Tensor] = {}
-    with TensorFile(file, record.bytes) as source:
-        for name in [*wanted, *source.entries]:
-            if name not in source.entries:
-                raise CheckpointError(f"{file}: tensor {name!r} is missing")
-            entry = source.entries[name]
-            if name not in wanted:
-                raise CheckpointError(f"{file}: tensor {name[:200]!r} is not one of the architecture's")
-            tensor = wanted[name]
-            if entry.shape != tuple(tensor.shape):
-                raise CheckpointError(
-                    f"{file}: tensor {name!r}: expected the shape {list(tensor.shape)}, found {list(entry.shape)}"
-                )
-            if entry.dtype != tensor.dtype and not (entry.dtype.is_floating_point and tensor.is_floating_point()):
-                raise CheckpointError(f"{file}: tensor {name!r}: expected {tensor.dtype}, found {entry.dtype}")
-        for name, tensor in source.tensors():
-            weights[name] = slice_tensor(tensor, axes[name]) if name in axes else tensor
-        if source.sha256() != record.sha256:
-            raise CheckpointError(
-                f"{file}: its SHA-256 is {source.sha256()}, but config.json says {record.sha256}: it was damaged or"
-                " replaced; fetch it anew"
-            )
-    return weights
+    for name in [*wanted, *source.entries]:
+        if name not in source.entries:
+            raise CheckpointError(f"{file}: tensor {name!r} is missing")
+        if name not in wanted:
+            raise CheckpointError(f"{file}: tensor {show(name, 200)} is not one of the architecture's")
+        if trouble := _misfit(source.entries[name], wanted[name], wanted[name].shape_kept):
+            raise CheckpointError(f"{file}: tensor {name!r}: {trouble}")
 
 
-def assign(model: nn.Module, weights: Mapping[str, Tensor], convert: Callable[[Tensor], Tensor]) -> None:
+def _misfit(entry: Entry, wanted: Wanted, shape: tuple[int, ...]) -> str | None:
+    if entry.shape != shape:
+        return f"expected the shape {list(shape)}, found {list(entry.shape)}"
+    if entry.dtype != wanted.dtype and not (entry.dtype.is_floating_point and wanted.dtype.is_floating_point):
+        return f"expected {wanted.dtype}, found {entry.dtype}"
+    return None
+
+
+def read_base(
+    source: TensorFile, file: Path, wanted: Mapping[str, Wanted], name_of: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """Read the kept rows and columns of a base's tensors. Other tensors in the file are left alone.
+
+    A batch norm's ``num_batches_tracked``, which older files lack, is then 0.
+
+    Args:
+        source: the base's file, open.
+        file: its path, for messages.
+        wanted: what the slim network needs.
+        name_of: what the file calls a tensor of the architecture.
+
+    Returns:
+        The slim network's tensors by the names in ``wanted``, as stored, on the CPU.
+
+    Raises:
+        CheckpointError: naming the tensors that the file lacks or has in another shape or dtype, at most five.
+    """
+    found: dict[str, str] = {}
+    kept: dict[str, Mapping[int, Tensor]] = {}
+    troubles: list[str] = []
+    for name, tensor in wanted.items():
+        theirs = next((their for own in tensor.names if (their := name_of(own)) in source.entries), None)
+        if theirs is None:
+            if not (name.endswith(".num_batches_tracked") and tensor.shape == ()):
+                troubles.append(f"{name!r} is missing" + ("" if (n := name_of(name)) == name else f", as {n!r}"))
+            continue
+        called = f"{name!r}" + ("" if theirs == name else f" ({show(theirs)} there)")
+        if trouble := _misfit(source.entries[theirs], tensor, tensor.shape):
+            troubles.append(f"{called}: {trouble}")
+        elif theirs in kept:
+            troubles.append(f"{called} is another tensor's already")
+        found[name], kept[theirs] = theirs, tensor.kept
+    if troubles:
+        more = f"; and {len(troubles) - 5} more" if len(troubles) > 5 else ""
+        raise CheckpointError(
+            f"{file}: does not hold the base weights of this architecture: tensor {'; '.join(troubles[:5])}{more}"
+        )
+    read = source.read_kept(kept)
+    return {
+        name: read[found[name]] if name in found else torch.zeros((), dtype=tensor.dtype)
+        for name, tensor in wanted.items()
+    }
+
+
+def assign(model: nn.Module, weights: dict[str, Tensor], convert: Callable[[Tensor], Tensor]) -> None:
     """Give a network, built on the meta device, its weights, converted one by one. Shared tensors stay shared.
+
+    Args:
+        model: the network, its tensors cut or still whole.
+        weights: one tensor for each that the model does not share, under its first name; emptied.
+        convert: casts a tensor, and moves it to its device.
 
     Raises:
         CheckpointError: a parameter is not in the state dict, so that no file can hold its values.
     """
     state = model.state_dict(keep_vars=True)
-    shared = shared_names(state)
+    places, hooked = _places(model)
     made: dict[str, Tensor] = {}
-    for name, first in shared.items():
+    for name, first in shared_names(state).items():
         if first not in made:
-            tensor = convert(weights[first])
-            own = state[first]
+            tensor, own = convert(weights.pop(first)), state[first]
             made[first] = nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
-        state[name] = made[first]
-    model.load_state_dict(state, assign=True)
+        made[name] = made[first]
+    if not hooked and all(name in places and places[name][0][places[name][1]] is state[name] for name in state):
+        for name, tensor in made.items():
+            owner, key = places[name]
+            owner[key] = tensor
+    else:
+        for name, own in state.items():  # `load_state_dict` compares shapes
+            if own.shape != made[name].shape:
+                own.data = own.data.new_empty(made[name].shape)
+        model.load_state_dict(made, assign=True)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CheckpointError(f"parameter {name!r} is not in the state dict, so no file holds its value")
+
+
+def _places(model: nn.Module) -> tuple[dict[str, tuple[dict[str, Tensor | None], str]], bool]:
+    """Return where each parameter and buffer is kept, by name; and whether a module has to be told of a new one."""
+    places: dict[str, tuple[dict[str, Tensor | None], str]] = {}
+    hooked = False
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        hooked |= bool(module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks)
+        hooked |= type(module).__setattr__ is not nn.Module.__setattr__  # recurrent layers keep lists of their weights
+        for owner in (module._parameters, module._buffers):
+            for key in owner:
+                places[f"{prefix}.{key}" if prefix else key] = owner, key
+    return places, hooked

@@ -1,0 +1,275 @@
+"""Read a safetensors file: whole, into memory of the tensors' own, or only the rows and columns that are kept."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo_slim._errors import CheckpointError
+from zoo_slim.checkpoint._base import FileRecord
+from zoo_slim.checkpoint._json import show
+from zoo_slim.checkpoint._safetensors import LARGEST_HEADER, Entry, parse_header
+from zoo_slim.result import slice_tensor
+
+__all__ = ["TensorFile"]
+
+_BATCH = 32 << 20
+_MOST_BUFFERS = 1000  # IOV_MAX is 1024
+_BLOCK = 4 << 20
+_AHEAD = 64 << 20
+
+
+class TensorFile:
+    """A safetensors file open for reading once. A context manager.
+
+    Its bytes go from the system straight into the tensors' memory. They are hashed in a second thread meanwhile.
+
+    Attributes:
+        entries: the tensors, in the order of their bytes.
+        metadata: the header's text.
+        size: length of the file in bytes.
+    """
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    size: int
+
+    def __init__(self, file: Path, record: FileRecord | None = None, hashed: bool = True):
+        """Open the file and validate its header.
+
+        Args:
+            file: a regular file.
+            record: the length and digest that it must have; None: any.
+            hashed: False: somebody has compared its digest already.
+
+        Raises:
+            CheckpointError: it cannot be read, has another length, or its header is damaged.
+        """
+        self._where = str(file)
+        self._record = record
+        self._digest = hashlib.sha256() if hashed and record is not None else None
+        self._workers = ThreadPoolExecutor(2)
+        self._ahead: Future[dict[str, Tensor]] | None = None
+        self._scratch = _empty(torch.uint8, [0])
+        try:
+            # a FIFO would block until somebody writes to it
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            self._file = open(os.open(file, flags), "rb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> None:
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{self._where}: is not a regular file")
+        self.size = status.st_size
+        if self._record is not None and self.size != self._record.bytes:
+            raise CheckpointError(
+                f"{self._where}: config.json says that it is {self._record.bytes} bytes long, found {self.size}; fetch"
+                " it anew"
+            )
+        head = bytearray(8)
+        self._read([memoryview(head)])
+        length = int.from_bytes(head, "little")
+        if length > min(LARGEST_HEADER, self.size - 8):
+            raise CheckpointError(
+                f"{self._where}: claims a header of {length} bytes, of at most {LARGEST_HEADER}, in a file of"
+                f" {self.size}; it is damaged, or no safetensors file"
+            )
+        text = bytearray(length)
+        self._read([memoryview(text)])
+        if self._digest is not None:
+            self._digest.update(head + text)
+        self.entries, self.metadata = parse_header(bytes(text), self.size - 8 - length, self._where)
+        self._payload = 8 + length
+
+    def read_ahead(self) -> None:
+        """Begin to read all tensors in another thread, if the file is short enough to do so before names are judged."""
+        if self.size <= _AHEAD:
+            self._ahead = self._workers.submit(self._read_all)
+
+    def read(self) -> dict[str, Tensor]:
+        """Return all tensors; each has memory of its own, on the CPU.
+
+        Raises:
+            CheckpointError: the file is not the one that was recorded, or a boolean is neither 0 nor 1.
+        """
+        return self._ahead.result() if self._ahead is not None else self._read_all()
+
+    def _read_all(self) -> dict[str, Tensor]:
+        tensors = {name: _empty(entry.dtype, entry.shape) for name, entry in self.entries.items()}
+        hashing: Future[None] | None = None
+        for batch in _batches([memory for tensor in tensors.values() if (memory := _memory(tensor))]):
+            self._read(batch)
+            if self._digest is not None:
+                if hashing is not None:
+                    hashing.result()
+                hashing = self._workers.submit(self._hash, batch)
+        if hashing is not None:
+            hashing.result()
+        for name, tensor in tensors.items():
+            self._check_booleans(name, tensor)
+        self._check_digest()
+        return tensors
+
+    def read_kept(self, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor]:
+        """Return the kept parts of some tensors, without ever holding more of the file than a few rows.
+
+        Args:
+            kept: for each tensor wanted ``{axis: indices}`` as in `PruningResult.kept`; ``{}``: all of it.
+
+        Raises:
+            CheckpointError: the file is not the one that was recorded, or a boolean is neither 0 nor 1.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, entry in self.entries.items():
+            self._file.seek(self._payload + entry.start)
+            if name in kept:
+                tensors[name] = self._read_rows(entry, kept[name]) if kept[name] else self._read_whole(entry)
+                self._check_booleans(name, tensors[name])
+            elif self._digest is not None:
+                for start in range(entry.start, entry.stop, _BLOCK):
+                    self._read_hashed(self._room(min(_BLOCK, entry.stop - start)))
+        self._check_digest()
+        return tensors
+
+    def _read_whole(self, entry: Entry) -> Tensor:
+        tensor = _empty(entry.dtype, entry.shape)
+        self._read_hashed(tensor)
+        return tensor
+
+    def _read_rows(self, entry: Entry, axes: Mapping[int, Tensor]) -> Tensor:
+        """Return the kept part of one tensor, from where the file stands at its beginning.
+
+        Unless all bytes are to be hashed, what lies before the first and after the last row kept in a block is skipped.
+        """
+        result = _empty(entry.dtype, _shape_kept(entry.shape, axes))
+        rows = axes[0] if 0 in axes else torch.arange(entry.shape[0])
+        size = (entry.stop - entry.start) // max(1, entry.shape[0])
+        step = max(1, _BLOCK // max(1, size))
+        for first in range(0, entry.shape[0], step):
+            last = min(first + step, entry.shape[0])
+            begin, end = torch.searchsorted(rows, torch.tensor([first, last])).tolist()
+            if self._digest is None:
+                if begin == end:
+                    continue
+                first, last = int(rows[begin]), int(rows[end - 1]) + 1
+                self._file.seek(self._payload + entry.start + first * size)
+            block = self._room((last - first) * size)
+            self._read_hashed(block)
+            if begin < end:
+                block = block.view(entry.dtype).reshape(last - first, *entry.shape[1:])
+                inner = {axis: _rows_of(index, len(rows), begin, end) for axis, index in axes.items() if axis}
+                block = block.index_select(0, rows[begin:end] - first)
+                result[begin:end] = slice_tensor(block, inner) if inner else block
+        return result
+
+    def _room(self, size: int) -> Tensor:
+        """Return that many bytes to read into, until the next call."""
+        if len(self._scratch) < size:
+            self._scratch = _empty(torch.uint8, [size])
+        return self._scratch[:size]
+
+    def _read_hashed(self, tensor: Tensor) -> None:
+        if memory := _memory(tensor):
+            self._read([memory])
+            if self._digest is not None:
+                self._digest.update(memory)
+
+    def _read(self, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers from where the file stands."""
+        left = list(reversed(buffers))
+        while left:
+            try:
+                count = _readv(self._file, left)
+            except OSError as error:
+                raise CheckpointError(f"{self._where}: cannot be read: {error.strerror or error}") from None
+            if not count:
+                raise CheckpointError(f"{self._where}: ends early; fetch it anew")
+            while left and count >= len(left[-1]):
+                count -= len(left.pop())
+            if count:
+                left[-1] = left[-1][count:]
+
+    def _hash(self, buffers: Sequence[memoryview]) -> None:
+        assert self._digest is not None
+        for memory in buffers:
+            self._digest.update(memory)
+
+    def _check_booleans(self, name: str, tensor: Tensor) -> None:
+        if tensor.dtype is torch.bool and tensor.numel() and (largest := int(tensor.view(torch.uint8).max())) > 1:
+            raise CheckpointError(f"{self._where}: tensor {show(name)}: a boolean is {largest}")
+
+    def _check_digest(self) -> None:
+        if self._digest is None or self._record is None:
+            return
+        if (found := self._digest.hexdigest()) != self._record.sha256:
+            raise CheckpointError(
+                f"{self._where}: its SHA-256 is {found}, but config.json says {self._record.sha256}: it was damaged or"
+                " replaced; fetch it anew"
+            )
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._file.close()
+
+
+def _readv(file: Any, reversed_buffers: Sequence[memoryview]) -> int:
+    if not hasattr(os, "readv"):
+        count: int = file.readinto(reversed_buffers[-1])
+        return count
+    return os.readv(file.fileno(), reversed_buffers[: -_MOST_BUFFERS - 1 : -1])
+
+
+def _empty(dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+
+
+def _memory(tensor: Tensor) -> memoryview | None:
+    """Return a contiguous tensor's bytes, to be written to; None where it has none."""
+    if not tensor.numel():
+        return None
+    memory: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return memory
+
+
+def _batches(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """Yield the buffers in turn, cut so that a few megabytes are together: one system call, and one piece to hash."""
+    batch: list[memoryview] = []
+    size = 0
+    for memory in buffers:
+        for start in range(0, len(memory), _BATCH):
+            piece = memory[start : start + _BATCH]
+            if batch and (size + len(piece) > _BATCH or len(batch) == _MOST_BUFFERS):
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += len(piece)
+    if batch:
+        yield batch
+
+
+def _shape_kept(shape: Sequence[int], axes: Mapping[int, Tensor]) -> list[int]:
+    return [axes[axis].shape[-1] if axis in axes else length for axis, length in enumerate(shape)]
+
+
+def _rows_of(index: Tensor, rows: int, begin: int, end: int) -> Tensor:
+    """Return what of an index of an inner axis is for the rows ``begin`` to ``end`` of those kept."""
+    return index if index.ndim == 1 else index[torch.arange(begin, end) // (rows // index.shape[0])]
