@@ -1,7 +1,7 @@
 """Residual blocks that can be taken out whole: found by what they compute, whatever they are called."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim._replacement import REPLACEMENTS, Zeros, is_within
+from zoo_slim.slimming._select import Keep
 from zoo_slim.slimming._verify import randomize
 from zoo_slim.tracing import Example, call_model, meta_copy, to_device
 
@@ -89,6 +90,26 @@ class BlockSearch:
                 branches = fewer
         return tuple(branches) if len(branches) > 1 else ()
 
+    def is_cut(self, name: str, dead: Mapping[str, tuple[int, Keep]]) -> bool:
+        """Whether a block or branch gives nothing of its own but constants once no weight in it reads dead channels.
+
+        Args:
+            name: of a block, or of one of its branches.
+            dead: ``{weight: (axis that reads, where it reads dead channels)}``, bool ``[n]``, or ``[g, n]`` on axis 1.
+        """
+
+        def cut(probe: nn.Module) -> None:
+            for local, part in (*probe.named_parameters(), *probe.named_buffers()):
+                if local.endswith(("bias", "running_mean")):
+                    part.zero_()
+                if f"{name}.{local}" in dead:
+                    _zero_slices(part, *dead[f"{name}.{local}"])
+
+        becomes = self.becomes(name)
+        if becomes is None:
+            return all(not output.any() for _, output in self._run(name, [], cut))
+        return self._left(name, [], cut) == becomes
+
     def refusal(self, name: str) -> str:
         """Why a module is not a block."""
         if name not in self._modules:
@@ -122,10 +143,10 @@ class BlockSearch:
             return None
         return becomes
 
-    def _left(self, name: str, zeroed: list[str]) -> str | None:
+    def _left(self, name: str, zeroed: list[str], edit: Callable[[nn.Module], None] | None = None) -> str | None:
         """What a module computes where the parameters of ``zeroed`` (itself, or modules in it) are zero."""
         found = set()
-        for x, output in self._run(name, zeroed):
+        for x, output in self._run(name, zeroed, edit):
             names = (kind for kind in _ACTIVATIONS if _equal(output, REPLACEMENTS[kind]()(x)))
             found.add(next(names, None))
         return found.pop() if len(found) == 1 else None
@@ -134,7 +155,9 @@ class BlockSearch:
         return all(not output.any() for _, output in self._run(name, [name]))
 
     @torch.no_grad()
-    def _run(self, name: str, zeroed: list[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _run(
+        self, name: str, zeroed: list[str], edit: Callable[[nn.Module], None] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The input and output of each call; other parameters are random. Ends early at a call that fails."""
         module = self._modules[name]
         zero = {id(part) for other in zeroed for part in self._modules[other].parameters()}
@@ -147,6 +170,8 @@ class BlockSearch:
             for part in module.parameters():
                 if id(part) in zero:
                     memo[id(part)].zero_()  # type: ignore[attr-defined]
+            if edit is not None:
+                edit(probe)
             generator = torch.Generator().manual_seed(0)
             for call in self._calls[name]:
                 args, kwargs = _random(call.args, generator), _random(call.kwargs, generator)
@@ -206,6 +231,14 @@ def _unlike(args: tuple[Any, ...], output: Any) -> str | None:
     if output.shape != args[0].shape or output.dtype != args[0].dtype:
         return f"its input has shape {list(args[0].shape)}, its output {list(output.shape)}; both must agree"
     return None
+
+
+def _zero_slices(weight: Tensor, axis: int, dead: Keep) -> None:
+    if dead.ndim == 1:
+        weight.movedim(axis, 0)[torch.from_numpy(dead)] = 0
+    else:
+        for block, row in zip(weight.chunk(len(dead)), dead, strict=True):
+            block[:, torch.from_numpy(row)] = 0
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

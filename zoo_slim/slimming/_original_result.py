@@ -22,6 +22,8 @@ def to_original(result: PruningResult, model: nn.Module) -> list[dict[str, Any]]
     Raises:
         SlimmingError: something was slimmed that the original's form has no words for.
     """
+    for block in result.removed:
+        raise SlimmingError(f"{block!r} was removed, which the original's form has no words for")
     said: set[tuple[str, int]] = set()
 
     def indices(name: str, axis: int, size: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Which residual blocks to take out: named ones, those that score lowest, or those that are dead."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
@@ -73,15 +73,15 @@ class Removal:
         Raises:
             SlimmingError: one cannot be removed; the message says why, and lists those that can.
         """
-        chosen = {}
-        for name in names:
-            chosen[name] = self._search.becomes(name) or self._as_branch(name)
-            if (wrong := self._fault({name: chosen[name]})) is not None:
-                raise SlimmingError(
-                    f"{name!r} cannot be taken out: without it the network {wrong}. Something refers to it beyond "
-                    "calling it"
-                )
-        return self._whole(chosen)
+        chosen = self._whole({name: self._search.becomes(name) or self._as_branch(name) for name in names})
+        if self._fault(chosen) is not None:
+            for name, becomes in chosen.items():
+                if (wrong := self._fault({name: becomes})) is not None:
+                    raise SlimmingError(
+                        f"{name!r} cannot be taken out: without it the network {wrong}. Something refers to it beyond "
+                        "calling it"
+                    )
+        return chosen
 
     def lowest(self, schema: PruningSchema, scores: Scores) -> list[dict[str, str]]:
         """For 0, 1, 2, … up to all blocks with scores: so many of those whose own channels score lowest in the mean."""
@@ -97,25 +97,29 @@ class Removal:
         return growing
 
     def dead(self, schema: PruningSchema, keep: Keep, candidates: Keep) -> dict[str, str]:
-        """The blocks and branches that keep none of their own channels.
+        """The blocks and branches that keep none of their own channels, and so pass nothing on.
 
         Args:
             schema: all channels.
             keep: bool ``[channels]``: what the threshold keeps.
             candidates: bool ``[channels]``: what it could remove.
         """
+        reads = _reads(schema, self._probe, ~keep)
 
-        def are_dead(names: Iterable[str]) -> Iterator[str]:
-            for name, own in own_channels(schema, self._probe, names).items():
-                if (own & candidates).any() and not keep[own & candidates].any():
-                    yield name
+        def are_dead(names: Iterable[str]) -> list[str]:
+            owned = own_channels(schema, self._probe, names)
+            suspects = [
+                name for name, own in owned.items() if (own & candidates).any() and not keep[own & candidates].any()
+            ]
+            # Channels that are no candidates may pass something on: of another branch, say.
+            return [name for name in suspects if self._search.is_cut(name, reads)]
 
         chosen = {name: self.blocks[name] for name in are_dead(self.blocks)}
         for block in self.blocks:
-            if block not in chosen:
-                suspects = set(are_dead(self._search.called_in(block)))
-                branches = suspects.intersection(self._search.branches(block)) if suspects else ()
-                chosen |= {name: Zeros.__name__ for name in branches if self._fault({name: Zeros.__name__}) is None}
+            dead = [] if block in chosen else are_dead(self._search.called_in(block))
+            for name in dead:
+                if name in self._search.branches(block) and self._fault({name: Zeros.__name__}) is None:
+                    chosen[name] = Zeros.__name__
         return self._whole(chosen)
 
     def _as_branch(self, name: str) -> str:
@@ -137,7 +141,8 @@ class Removal:
             if kind == Zeros.__name__
             for block in around(branch)
             if (becomes := self._search.becomes(block)) is not None
-            and set(self._search.branches(block)) <= chosen.keys()
+            and branch in (branches := self._search.branches(block))
+            and chosen.keys() >= set(branches)
             and self._fault({block: becomes}) is None
         }
         return _outermost({**chosen, **whole})
@@ -173,6 +178,19 @@ def present_channels(schema: PruningSchema, model: nn.Module) -> Keep:
         for channels in axes.values():
             present[channels[channels >= 0]] = True
     return present
+
+
+def _reads(schema: PruningSchema, model: nn.Module, dead: Keep) -> dict[str, tuple[int, Keep]]:
+    """Where weights read dead channels: ``{weight: (axis, bool of the axis's channels' shape)}``."""
+    lookup = np.append(dead, False)  # -1, what stays, looks up the last entry
+    axes = schema.axes(model)
+    found = {}
+    for name, layer in schema.layers.items():
+        axis = 0 if layer.transposed else 1
+        channels = axes.get(f"{name}.weight", {}).get(axis)
+        if channels is not None and lookup[channels].any():
+            found[f"{name}.weight"] = (axis, lookup[channels])
+    return found
 
 
 def own_channels(schema: PruningSchema, model: nn.Module, modules: Iterable[str]) -> dict[str, Keep]:
