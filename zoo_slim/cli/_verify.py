@@ -10,6 +10,7 @@ import typer
 
 from zoo_slim.cli._options import Options, example, parse_options
 from zoo_slim.cli._output import amount, console, printable, table
+from zoo_slim.cli._slim import CRITERIA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ def verify(
     option: Options = None,
     ratio: Annotated[float, typer.Option("--ratio", help="Share of the channels to remove.")] = 0.5,
     criterion: Annotated[
-        str, typer.Option("--criterion", help="Verify with this one besides random: bn_scale, l1 or l2.")
+        str, typer.Option("--criterion", help=f"Verify with this one besides random: {CRITERIA}")
     ] = "random",
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Side of the images. Default: 96, or the network's own.")
