@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hub_store import LFS, Entry, MissingError, Repo, StaleError, Store, git_oid, metadata
 
@@ -29,8 +29,9 @@ class Fault:
 
     Attributes:
         where: pattern of ``METHOD PATH``.
-        what: ``status`` (with ``status`` and ``headers``), ``drop`` (no answer), and for bodies ``cut``, ``stall``
-            (after ``after`` bytes), ``corrupt`` (one bit) or ``short`` (without the last ``after`` bytes).
+        what: ``status`` (with ``status`` and ``headers``), ``drop`` (no answer), ``lost`` (done, but no answer),
+            ``whole`` (no ranges), and for bodies ``cut``, ``stall`` (after ``after`` bytes), ``corrupt`` (one bit) or
+            ``short`` (without the last ``after`` bytes).
         times: how often; None: always.
     """
 
@@ -66,7 +67,6 @@ class Hub:
         store: its repositories.
         faults: see `Fault`; the first that fits is taken.
         requests: what was asked so far.
-        slow: set, or else nothing is answered to ``stall`` until the client goes away.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,6 +78,14 @@ class Hub:
         self._meetings: dict[str, threading.Barrier] = {}
         self._servers = [self._serve(Main), self._serve(Cdn)]
         self.url, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        self._running[self.url] = self
+
+    _running: ClassVar[dict[str, "Hub"]] = {}
+
+    @classmethod
+    def of(cls, url: str) -> "Hub":
+        """Return the server at an address."""
+        return cls._running[url]
 
     def _serve(self, handler: "type[Handler]") -> http.server.ThreadingHTTPServer:
         bound = type(handler.__name__, (handler,), {"hub": self})
@@ -88,6 +96,7 @@ class Hub:
 
     def close(self) -> None:
         self.closed.set()
+        self._running.pop(self.url, None)
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -160,6 +169,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def reply(self, body: bytes = b"", headers: dict[str, str] | None = None, status: int = 200) -> None:
+        if self.hub.fault(self.line, "lost") is not None:
+            self.close_connection = True
+            return
         fault = None
         if status < 300 and self.command == "GET":
             fault = self.hub.fault(self.line, "cut stall corrupt short")
@@ -188,7 +200,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def ranged(self, data: bytes, headers: dict[str, str]) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if found is None:
+        if found is None or self.hub.fault(self.line, "whole") is not None:
             self.reply(data, headers)
             return
         start, end = int(found[1]), min(int(found[2] or len(data) - 1), len(data) - 1)

@@ -119,4 +119,4 @@ def test_errors(shelf: Hub, client: Client) -> None:
     )
     assert "pass hub=True to list the models of 'me'" in alone
     offline = client.command("list", "--hub", HF_HUB_OFFLINE="1")
-    assert offline.code == 1 and "cannot be listed: is not to be asked, as HF_HUB_OFFLINE is set" in offline.err
+    assert offline.code == 1 and "cannot be listed: the Hub is not to be asked, as HF_HUB_OFFLINE is set" in offline.err

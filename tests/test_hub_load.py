@@ -210,7 +210,10 @@ def test_a_hub_that_does_not_answer(hub: Hub, client: Client, model: dict[str, b
         assert "cannot be reached (HfHubHTTPError: Server error '503" in client.run(code).ok()
     hub.close()
     used = client.run(code).ok()
-    assert "me/net: cannot be reached (Connect" in used and f"its commit {commit} is in the cache and is used" in used
+    assert (
+        "me/net: the Hub cannot be reached (Connect" in used
+        and f"its commit {commit} is in the cache and is used" in used
+    )
     missing = client.run("""print(error_of(load, "hf-hub:me/net", "0.75"))""").ok()
     assert "cannot be reached (Connect" in missing and "the cache has no pruned-0.75/config.json of main" in missing
 
@@ -226,7 +229,7 @@ def test_a_registered_name_is_asked_for_once(hub: Hub, client: Client, model: di
         client.run(code, ZOO_SLIM_NAMESPACE="me").ok()
         said = client.run("print(error_of(load, cnn.NAME, '0.5'))", ZOO_SLIM_NAMESPACE="me").ok()
     assert [request.method for request in hub.requests[count:]] == ["HEAD", "HEAD"]
-    assert f"hf-hub:me/{NAME}: cannot be reached (HfHubHTTPError" in said and "has the variants 0.75;" in said
+    assert f"hf-hub:me/{NAME}: the Hub cannot be reached (HfHubHTTPError" in said and "has the variants 0.75;" in said
 
 
 def test_sizes_are_refused_before_the_download(hub: Hub, client: Client, model: dict[str, bytes]) -> None:

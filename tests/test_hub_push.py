@@ -250,21 +250,6 @@ def test_visibility(client: Client, repo: Repo) -> None:
     assert "pruned-0.75/config.json" in repo.paths()
 
 
-def test_a_push_that_breaks_leaves_the_repository_as_it_was(hub: Hub, client: Client, repo: Repo) -> None:
-    client.run("""push("0.5")""").ok()
-    before = repo.state
-    for fault in (
-        Fault("PUT ", "status", 403),
-        Fault("POST .*/preupload/", "status", 403),
-        Fault("POST .*objects/verify", "status", 400),
-        Fault("POST .*/commit/", "status", 400),
-    ):
-        with hub.failing(fault):
-            said = client.run("""print(error_of(push, "0.75", 1))""").ok()
-        assert said.startswith("HubError: me/net: ") and said.endswith("nothing was committed"), said
-        assert repo.state == before
-
-
 def test_other_files_are_not_overwritten(client: Client, repo: Repo) -> None:
     repo.create()
     repo.put({"config.json": b'{"architectures": ["Other"]}', "pruned-0.5/config.json": b"{}", "weights.bin": b"1"})

@@ -244,7 +244,8 @@ def load_folder(
 
 def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotThereError]]) -> str:
     what = f"variant {tag!r} of {name!r}" if tag else f"weights of {name!r}"
-    lines = [f"{what} could not be found:", *(f"- {place}: {error}" for place, error in failures)]
+    verb = "fetched" if any(isinstance(error, UnreachableError) for _, error in failures) else "found"
+    lines = [f"{what} could not be {verb}:", *(f"- {place}: {error}" for place, error in failures)]
     for place, error in failures:
         if known := known_variants(place, error):
             lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={known[-1]!r}.")

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 __all__ = ["UnreachableError", "explain", "first_line", "log_in", "status_of"]
 
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 class UnreachableError(NotThereError):
     """The Hub did not answer, or must not be asked. What is in the cache may do.
 
@@ -70,7 +73,7 @@ def explain(
     who, cure = log_in(remote.token)
     status = status_of(error)
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return UnreachableError("is not to be asked, as HF_HUB_OFFLINE is set", final=True)
+        return UnreachableError("the Hub is not to be asked, as HF_HUB_OFFLINE is set", final=True)
     if isinstance(error, errors.GatedRepoError):
         return NotThereError(
             f"is gated, and {who} has not been granted access; ask for it on the repository's page, then {cure}",
@@ -91,9 +94,13 @@ def explain(
         return NotThereError(f"the Hub refused {who} (401); {cure}", exists=False)
     if status is not None and status not in (408, 429) and status < 500:
         return NotThereError(f"the Hub refused {who} ({first_line(error)})", exists=False)
-    if status is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-        return CheckpointError(f"{error.filename or 'the cache'}: {error.strerror}; the file cannot be kept there")
-    return UnreachableError(f"{failed} ({first_line(error)})", final="Timeout" in type(error).__name__)
+    if status is None and isinstance(error, OSError) and error.errno in _DISK:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return CheckpointError(
+            f"{error.filename or HF_HUB_CACHE}: {error.strerror}; {file or 'it'} cannot be kept there"
+        )
+    return UnreachableError(f"the Hub {failed} ({first_line(error)})", final="Timeout" in type(error).__name__)
 
 
 def _revisions(remote: "Remote") -> str:

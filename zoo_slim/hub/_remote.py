@@ -142,7 +142,7 @@ class Remote:
         self, call: Callable[[], _T], file: str | None = None, tries: int = 3, failed: str = "cannot be reached"
     ) -> _T:
         if self.local_files_only:
-            raise UnreachableError("is not to be asked, as local_files_only=True was given", final=True)
+            raise UnreachableError("the Hub is not to be asked, as local_files_only=True was given", final=True)
         for left in reversed(range(tries if self.asked_for else 1)):
             try:
                 return call()
