@@ -1030,7 +1030,7 @@ for _name, _attention in {"by shape": (8, 2, True), "by attribute": (8, 2, False
     )
 case(
     "lstm",
-    8,
+    8 + 6,
     lambda m, x: m.head(m.b(m.a(x).flatten(2).mT)[0].mean(1)),
     a=conv(3, 8),
     b=of(nn.LSTM, 8, 6, batch_first=True),
@@ -1038,13 +1038,13 @@ case(
 )
 case(
     "gru of two layers",
-    None,
+    8 + 6,  # both layers and both directions together
     lambda m, x: m.head(m.b(m.a(x).flatten(2).mT)[1][0]),
     a=conv(3, 8),
     b=of(nn.GRU, 8, 6, 2, batch_first=True, bidirectional=True),
     head=head(6),
 )
-case("lstm cell", None, lambda m, x: m.head(m.b(pool(m.a(x)))[0]), a=conv(3, 8), b=of(nn.LSTMCell, 8, 6), head=head(6))
+case("lstm cell", 8 + 6, lambda m, x: m.head(m.b(pool(m.a(x)))[0]), a=conv(3, 8), b=of(nn.LSTMCell, 8, 6), head=head(6))
 case(
     "embedding",
     None,
@@ -1431,4 +1431,43 @@ after(
     4,
     lambda m, y: (y.view(2, -1, 2, 64) * m.w[:, None]).flatten(1, 2),
     w=lambda: torch.rand(2),
+)
+case(
+    "heads with interleaved turns",
+    8 + 3,
+    lambda m, x: m.head(
+        torch.stack(
+            [
+                -m.q(_tokens(m, x)).view(2, 64, m.heads, -1)[..., 1::2],
+                m.q(_tokens(m, x)).view(2, 64, m.heads, -1)[..., ::2],
+            ],
+            -1,
+        )
+        .flatten(2)
+        .mean(1)
+    ),
+    a=conv(3, 8),
+    q=of(nn.Linear, 8, 12),
+    head=head(12),
+    heads=3,
+)
+case(
+    "heads of chunks",
+    8 + 3,
+    lambda m, x: m.head(
+        torch.cat(m.q(_tokens(m, x)).view(2, 64, m.heads, -1).chunk(2, -1)[::-1], -1).flatten(2).mean(1)
+    ),
+    a=conv(3, 8),
+    q=of(nn.Linear, 8, 12),
+    head=head(12),
+    heads=3,
+)
+case(
+    "one of each head's channels",
+    8 + 3,
+    lambda m, x: m.head(m.q(_tokens(m, x)).view(2, 64, m.heads, -1)[..., 1].mean(1)),
+    a=conv(3, 8),
+    q=of(nn.Linear, 8, 12),
+    head=head(3),
+    heads=3,
 )

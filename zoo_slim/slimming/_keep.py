@@ -112,7 +112,10 @@ def slim_attributes(
         elif isinstance(module, nn.Embedding):
             now = {"embedding_dim": shapes["weight"][1]}
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            now = {"input_size": (shapes.get("weight_ih_l0") or shapes["weight_ih"])[1]}
+            suffix = "_l0" if "weight_ih_l0" in shapes else ""
+            now = {"input_size": shapes[f"weight_ih{suffix}"][1]}
+            if not getattr(module, "proj_size", 0):
+                now["hidden_size"] = shapes[f"weight_hh{suffix}"][1]
         changed = {key: value for key, value in now.items() if key in vars(module) and vars(module)[key] != value}
         if changed:
             attributes[name] = changed

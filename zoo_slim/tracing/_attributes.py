@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from zoo_slim.tracing._dims import Dim, Term
 from zoo_slim.tracing._ids import Ids
+from zoo_slim.tracing._labels import support
 from zoo_slim.tracing._state import TraceState
 
 __all__ = ["follow_attributes"]
@@ -92,6 +93,9 @@ def _follow_layer(module: nn.Module, state: TraceState) -> None:
         places |= {} if module.transposed else {"out_channels": 0}
     elif isinstance(module, nn.Linear):
         places = {"out_features": 0, "in_features": 1}
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        _follow_recurrent(module, state)
+        places = {}
     else:
         places = {"num_features": 0} if isinstance(module, nn.modules.batchnorm._NormBase) else {}
     tensor = module._parameters.get("weight") if places else None
@@ -100,3 +104,16 @@ def _follow_layer(module: nn.Module, state: TraceState) -> None:
     for attribute, axis in places.items():
         if vars(module).get(attribute) == tensor.shape[axis]:
             setattr(module, attribute, state.size(tensor, axis))
+
+
+def _follow_recurrent(module: nn.Module, state: TraceState) -> None:
+    """All layers and directions of a recurrent network have one hidden size."""
+    hidden = [
+        tensor for name, tensor in module._parameters.items() if name.startswith("weight_hh") and tensor is not None
+    ]
+    if not hidden or getattr(module, "proj_size", 0):
+        return
+    axes = [factor.ids for tensor in hidden for factor in state.peek(tensor) if support(factor) == {1}]
+    for axis in axes[1:]:
+        state.ids.unify(axes[0], axis)
+    module.hidden_size = state.size(hidden[0], 1)

@@ -137,9 +137,9 @@ class Dim(int):
         if isinstance(other, Dim):
             for one, two in ((self, other), (other, self)):
                 kind, whole, part = one.form or ("", one, one)
-                if kind == "/" and two.linear and int.__eq__(part, two):
-                    if not len(self.rules.total([*part.terms, *two.scaled(-1)])[0]):
-                        return whole
+                same = kind == "/" and two.linear and int.__eq__(part, two)
+                if same and not len(self.rules.total([*part.terms, *two.scaled(-1)])[0]):
+                    return whole
             form = ("*", self, other) if self.linear and other.linear else None
             return Dim(value, self.rules, self.terms + other.terms, linear=False, form=form)
         if self.form is not None and self.form[0] == "*":

@@ -252,6 +252,19 @@ def spatial(state: TraceState, call: Call) -> None:
         state.set(out, [Factor(factor.ids) for factor in state.label(source) if not moved & support(factor)])
 
 
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def regions(state: TraceState, call: Call) -> None:
+    """Regions of interest cut out of feature maps, resized: their channels are those of the maps."""
+    source = call.first
+    state.freeze_all(call.tensors[1:], "regions")
+    for factor in state.label(source):
+        if support(factor) != {1}:
+            state.freeze(factor, "positions that regions are cut out of")
+    label = [Factor(factor.ids) for factor in state.label(source) if support(factor) == {1}]
+    for out in call.outputs:
+        state.set(out, label if out.ndim == source.ndim else ())
+
+
 @rule("_weight_norm_interface")
 def weight_norm(state: TraceState, call: Call) -> None:
     """``g * v / |v|``: where slices of ``v`` are masked with zeros, the norm is that of the rest."""

@@ -46,8 +46,9 @@ def join(state: TraceState, labels: Sequence[Label], shapes: Sequence[Sequence[i
         common = dims
         for label, dims_full in zip(labels, full, strict=True):
             if dims & dims_full:
-                columns.append([factor for factor in label if support(factor) <= dims])
-                common &= dims_full
+                column = [factor for factor in label if support(factor) <= dims]
+                columns.append(column)
+                common &= dims_full.intersection(frozenset().union(*map(support, column)) if column else dims)
         shaped = [[support(factor) for factor in column] for column in columns]
         if len(dims) > 1 and (common != dims or any(part != shaped[0] for part in shaped)):
             columns = [[state.collapse(factor, dims - common) for factor in column] for column in columns]

@@ -180,12 +180,18 @@ def _scaled(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeCo
     return ShapeContext()
 
 
+def _gates(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
+    """What a recurrent network computes at once for its gates is split into equal parts."""
+    return ShapeContext(equal_parts=True)
+
+
 def _attention(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     tensors = [*args[:3], *(kwargs.get(name) for name in ("query", "key", "value"))]
     mode.state.freeze_all(tensors_among(tensors), "multi-head attention of a width that is an attribute")
     return ShapeContext(resized=True)
 
 
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeContext]] = {
     **dict.fromkeys(
         [Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.broadcast_to, torch.broadcast_to,
@@ -208,6 +214,8 @@ _CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeConte
     torch.broadcast_tensors: _broadcast,
     **dict.fromkeys([functional.layer_norm, functional.rms_norm], _normalised),
     Tensor.__getitem__: _slices,
+    **dict.fromkeys(
+        [*_RECURRENT, torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell], _gates),
     functional.scaled_dot_product_attention: _scaled,
     functional.multi_head_attention_forward: _attention,
 }  # fmt: skip
@@ -251,7 +259,7 @@ class ShapeArguments(TorchFunctionMode):
                 dim.hold()
             context = ShapeContext(unknown=isinstance(func, (OpOverload, OpOverloadPacket)))
         with self.state.shapes(context):
-            out = func(*args, **kwargs)
+            out = _first_steps(func, args, kwargs) if func in _RECURRENT else func(*args, **kwargs)
         for tensor in tensors_among(out):
             if not self.state.knows(tensor):
                 self._adopt(func, args, kwargs, tensor)
@@ -269,6 +277,17 @@ class ShapeArguments(TorchFunctionMode):
             self.state.set(tensor, self.state.label(given[0]))
         else:
             self.state.freeze_all(given, f"{getattr(func, '__name__', func)} is no operation that can be followed")
+
+
+def _first_steps(func: Any, args: Arguments, kwargs: Options) -> Any:
+    """Run two steps of a recurrent network for all: what channels do is the same in each, values there are none."""
+    source, unpacked = args[0], isinstance(args[2], (list, tuple)) and not kwargs
+    time = int(bool(args[-1])) if unpacked and source.ndim == 3 else 0
+    if not (unpacked and source.is_meta and source.shape[time] > 2):
+        return func(*args, **kwargs)
+    first, *states = func(source.narrow(time, 0, 2), *args[1:])
+    steps = first.narrow(time, 1, 1)
+    return torch.cat([steps] * source.shape[time], time), *states
 
 
 def _product(sizes: Sequence[int]) -> int:

@@ -152,7 +152,22 @@ class TraceState:
     def peek(self, tensor: Tensor) -> Label:
         """The label of a tensor that is not used by this."""
         found = self._labels.get(id(tensor))
-        return found[1] if found else ()
+        if found is None:
+            return ()
+        if any(len(support(factor)) > 1 for factor in found[1]):
+            found = self._labels[id(tensor)] = (tensor, tuple(map(self._shrunk, found[1])))
+        return found[1]
+
+    def _shrunk(self, factor: Factor) -> Factor:
+        """The factor without dimensions along which all has been unified, if others are left."""
+        if len(support(factor)) > 1:
+            roots = self.ids.find(factor.ids)
+            for dim in support(factor):
+                first = roots.take([0], axis=dim)
+                if first.size > 1 and (roots == first).all():
+                    roots = first
+            factor = factor.with_ids(roots)
+        return factor
 
     def note_weights(self, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Note that ``outputs`` were computed from weights alone, if all ``tensors`` were."""

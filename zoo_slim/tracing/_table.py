@@ -53,11 +53,11 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the ATen operations ``names``."""
+    """Register a rule for operations: ATen's by their names, others as ``namespace::name``."""
 
     def register(function: Rule) -> Rule:
         for name in names:
-            RULES[f"aten::{name}"] = function
+            RULES[name if "::" in name else f"aten::{name}"] = function
         return function
 
     return register

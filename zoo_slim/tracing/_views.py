@@ -131,6 +131,9 @@ def split(state: TraceState, call: Call) -> None:
         if _in_equal_parts(state, factor, dim, sizes):
             state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
             continue
+        if len(support(factor)) > 1:
+            state.keep_size(factor, {dim}, "a split")
+            continue
         parts = state.context.parts
         asked = parts * len(sizes) if len(parts) == 1 else parts
         start = 0
@@ -178,8 +181,8 @@ def slice_(state: TraceState, call: Call) -> None:
             label.append(factor)
         elif ends is not None and ends in state.context.ends:
             label.append(_narrow(factor, dim, *ends))
-        else:
-            state.freeze(factor, "a slice at positions that are constants in the code")
+        elif moved := state.keep_size(factor, {dim}, "a slice at positions that are constants in the code"):
+            label.append(moved)
     state.set(call.out, label)
 
 
@@ -188,10 +191,9 @@ def select(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
     label = []
     for factor in state.label(source):
-        if dim in support(factor):
-            state.freeze(factor, "one channel picked by its number")
-        else:
-            label.append(factor.with_ids(factor.ids.squeeze(dim)))
+        kept = state.keep_size(factor, {dim}, "one channel picked by its number") if dim in support(factor) else factor
+        if kept is not None:
+            label.append(kept.with_ids(kept.ids.squeeze(dim)))
     for out in call.outputs:
         state.set(out, label)
 
@@ -232,10 +234,13 @@ def index_select(state: TraceState, call: Call) -> None:
 @rule("flip", "roll")
 def reorder(state: TraceState, call: Call) -> None:
     dims = {dim % call.first.ndim for dim in call["dims"]} or set(range(call.first.ndim))
+    label = []
     for factor in state.label(call.first):
-        if dims & support(factor):
-            state.freeze(factor, "channels moved by a constant distance")
-    state.set(call.out, [factor for factor in state.label(call.first) if not dims & support(factor)])
+        moved = dims & support(factor)
+        kept = state.keep_size(factor, moved, "channels moved by a constant distance") if moved else factor
+        if kept is not None:
+            label.append(kept)
+    state.set(call.out, label)
 
 
 @rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
