@@ -280,6 +280,11 @@ def test_slim_by_gradients_of_training_images(zoo_slim, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_verify_by_gradients_of_a_random_network(zoo_slim):
+    ran = zoo_slim("verify", NAME, "--criterion", "taylor")
+    assert ran.code == 0 and "1 of 1 exact" in ran.out
+
+
 def test_the_help_and_the_error_list_what_there_is(zoo_slim):
     for command in ("slim", "verify"):
         assert ", ".join(FIRST_PARTY) in " ".join(zoo_slim(command, "--help").out.split())

@@ -15,9 +15,10 @@ from zoo_slim.cli._checkpoints import find_folder
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
-from zoo_slim.slimming import randomize, training_step, verify
+from zoo_slim.slimming import over_batches, randomize, training_step, verify
 from zoo_slim.slimming._score import find_criterion
 from zoo_slim.tracing import Trace, run_trace, schema_of
+from zoo_slim.tracing._interpreter import tensors_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +54,7 @@ def check_network(
     Raises:
         SlimmingError: a criterion that does not exist or cannot be used.
     """
-    for criterion in criteria:
-        find_criterion(criterion)
+    functions = {criterion: find_criterion(criterion) for criterion in criteria}
     architecture = registry().find(name)
 
     def attempt(side: int | None) -> dict[str, Any]:
@@ -63,9 +63,11 @@ def check_network(
         facts, seconds = _timed_trace(model, example)
         schema = schema_of(model, facts)
         found = []
-        for criterion in criteria:
+        for criterion, function in functions.items():
             torch.manual_seed(seed)
-            _, result = slim(model, ratio=ratio, criterion=criterion, example_input=example, schema=schema)
+            if getattr(function, "needs_gradients", False):
+                function = over_batches(function, [(example, None)], _any_loss)
+            _, result = slim(model, ratio=ratio, criterion=function, example_input=example, schema=schema)
             found.append({"criterion": criterion, **_compare(model, result, example, facts, schema, seconds)})
         return max(found, key=lambda report: (not report["ok"], report["max_relative_difference"]))
 
@@ -118,6 +120,11 @@ def _first_that_works(attempt: Any, architecture: Architecture, size: int | None
         if report["training_step"] != ORIGINAL_FAILS or side not in small:
             return report
     return {"ok": False, "exact": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def _any_loss(outputs: Any, targets: None) -> torch.Tensor:
+    """A loss for gradients of random weights, of which only shapes matter."""
+    return torch.stack([out.square().mean() for out in tensors_in(outputs) if out.requires_grad]).sum()
 
 
 def _timed_trace(model: "nn.Module", example: torch.Tensor) -> tuple[Trace, float]:
