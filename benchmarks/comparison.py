@@ -158,7 +158,7 @@ def cells(name: str, theirs: dict, ours: dict) -> list[str]:
         form(max((part["difference"] for part in ours["runs"]), default=None), ".1e"),
         form(ours.get("trace_seconds"), ".2f", " s"),
         form(own_seconds(ours), ".2f", " s"),
-        form(run["slim_params"] / params if run else None, ".0%"),
+        form(run["slim_params"] / ours["params"] if run else None, ".0%"),
         run.get("training_step", ""),
     ]
 

@@ -7,6 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ RANDOM, RATIO = 0.4, 0.5
 
 SIDES = (64, 96)
 """Sides of the images that are tried before the network's own: small ones are quick."""
+
+TRAINING_BRANCHES = ("aux_loss", "aux_logits")
+"""Options that add branches which only run in training mode."""
 
 BYTES_PER_PARAMETER = 28
 """What verifying takes: the original and the slim network in both precisions, and copies for training mode."""
@@ -62,6 +66,17 @@ class _Record:
             raise _StageError from error
 
 
+@dataclass(frozen=True)
+class _Traced:
+    """A trace, and what it took: processor seconds, and bytes at its peak."""
+
+    model: nn.Module
+    trace: Trace
+    side: int
+    seconds: float
+    memory: int | None
+
+
 class _StageError(Exception):
     """A stage failed, and the record says so."""
 
@@ -87,9 +102,10 @@ def _measure(record: _Record, architecture: Architecture, memory: float) -> None
         model = _without_weights(architecture)
         facts["params"] = count_params(model)
     with record.stage("trace"):
-        model, trace, side = _traced(record, model, architecture)
+        found = _traced(model, architecture)
+        model, trace, side = found.model, found.trace, found.side
         schema = schema_of(model, trace)
-        _note_trace(facts, model, trace, side)
+        _note_trace(facts, found)
     if not facts["removable"]:
         return
     if facts["params"] * BYTES_PER_PARAMETER + _IMPORTED > memory:
@@ -100,7 +116,7 @@ def _measure(record: _Record, architecture: Architecture, memory: float) -> None
             facts["slim_params"] = count_params(network)
         return
     with record.stage("build with weights"):
-        model = randomize(architecture.build())
+        model = randomize(_build(architecture))
     example = architecture.example_input(size=side)
     for criterion, ratio in (("random", RANDOM), (_criterion(model, schema), RATIO)):
         with contextlib.suppress(_StageError):
@@ -110,59 +126,63 @@ def _measure(record: _Record, architecture: Architecture, memory: float) -> None
 def _without_weights(architecture: Architecture) -> nn.Module:
     try:
         with torch.device("meta"):
-            return architecture.build()
+            return _build(architecture)
     except Exception:  # its builder computes with values
-        return architecture.build()
+        return _build(architecture)
 
 
-def _traced(record: _Record, model: nn.Module, architecture: Architecture) -> tuple[nn.Module, Trace, int]:
+def _build(architecture: Architecture) -> nn.Module:
+    """Build the model with all branches that it can have in training mode."""
+    return architecture.build(**{option: True for option in TRAINING_BRANCHES if option in architecture.options})
+
+
+def _traced(model: nn.Module, architecture: Architecture) -> _Traced:
     """Trace at the smallest size at which both modes run, else at the smallest at which evaluation mode does.
 
     Without weights if that works, else with weights.
     """
     own = max(architecture.input_size[1:])
     sides = [*(side for side in SIDES if side < own), own]
+    best: _Traced | None = None
     error: Exception | None = None
-    for build in (lambda: model, architecture.build):
-        best: tuple[nn.Module, Trace, int] | None = None
+    for build in (lambda: model, lambda: _build(architecture)):
         for side in sides:
             try:
-                candidate = build()
-                trace = _timed_trace(record.facts, candidate, architecture, side)
+                found = _trace(build(), architecture, side)
             except Exception as caught:
                 error = caught
                 continue
-            if best is None or trace.training is None:
-                best = candidate, trace, side
-            if trace.training is None:
-                break
-        if best is not None:
-            return best
-    assert error is not None
-    raise error
+            if found.trace.training is None:
+                return found
+            best = best or found
+    if best is None:
+        assert error is not None
+        raise error
+    return best
 
 
-def _timed_trace(facts: dict[str, Any], model: nn.Module, architecture: Architecture, side: int) -> Trace:
+def _trace(model: nn.Module, architecture: Architecture, side: int) -> _Traced:
     example = architecture.example_input(size=side, device=next(model.parameters()).device)
     with peak_memory() as peak:
         start = time.process_time()
         trace = run_trace(model, example)
-        facts["trace_seconds"] = time.process_time() - start
-        held = peak()
-    facts["trace_mb"] = None if held is None else held / 1e6
-    return trace
+        seconds = time.process_time() - start
+        return _Traced(model, trace, side, seconds, peak())
 
 
-def _note_trace(facts: dict[str, Any], model: nn.Module, trace: Trace, side: int) -> None:
+def _note_trace(facts: dict[str, Any], found: _Traced) -> None:
+    trace = found.trace
     inexact = int(np.count_nonzero(trace.inexact))
     facts |= {
-        "side": side,
+        "side": found.side,
         "channels": trace.classes,
         "removable": trace.classes - inexact,
         "inexact": inexact,
-        "share": removable_share(model, trace),
+        "share": removable_share(found.model, trace),
         "training": trace.training,
         "reasons": reasons(trace),
+        "trace_seconds": found.seconds,
+        "trace_mb": None if found.memory is None else found.memory / 1e6,
     }
 
 
