@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def results(draw: st.DrawFn) -> tuple[PruningResult, dict[str, tuple[int, ...]]]
             max_size=3,
         )
     )
-    return PruningResult(kept, attributes), shapes
+    gone = st.sampled_from(["Identity", "ReLU", "Zeros"])
+    removed = draw(st.dictionaries(st.sampled_from(["gone.0", "gone.1", "gone.11", "größe"]), gone))
+    shapes |= {f"{block}.weight": (1,) for block in removed}
+    return PruningResult(kept, attributes).removing(removed), shapes
 
 
 @settings(max_examples=100, deadline=None)
@@ -88,6 +92,68 @@ def test_what_is_no_list_of_integers_is_never_set(current: Any) -> None:
     model.sizes = current
     with pytest.raises(CheckpointError, match="sizes"):
         check_attributes(PruningResult({}, {"": {"sizes": (3, 5)}}), model, "file")
+
+
+def rewritten(file: Path, **changes: Any) -> Path:
+    """The same file with some fields of its metadata changed, or left out where None."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    fields = {**header["__metadata__"], **changes}
+    header["__metadata__"] = {name: value for name, value in fields.items() if value is not None}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    return file
+
+
+REMOVED = PruningResult(a_result().kept, a_result().attributes).removing({"conv2": "Identity"})
+
+
+def test_a_file_without_removed_blocks_is_as_it_always_was(tmp_path: Path) -> None:
+    shapes = shapes_of(trained())
+    write_result(a_result(), tmp_path / "old", shapes)
+    write_result(REMOVED, tmp_path / "new", shapes)
+    found = []
+    for name in ("old", "new"):
+        with safe_open(tmp_path / name, framework="np") as file:
+            found.append(file.metadata())
+    assert found[0]["version"] == "1" and "removed" not in found[0]
+    assert found[1]["version"] == "2" and json.loads(found[1]["removed"]) == {"conv2": "Identity"}
+    assert read_result(tmp_path / "new", shapes) == REMOVED
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "1"}, "expected the metadata"),
+        ({"version": "3"}, "'version': expected '1' or '2', found '3'"),
+        ({"removed": None}, "expected the metadata"),
+        ({"removed": "[]"}, "removed"),
+        ({"removed": '{"conv2": 1}'}, "'conv2': expected one of Identity, .*, found 1"),
+        ({"removed": '{"conv2": "Linear"}'}, "'conv2': expected one of Identity, .*, found 'Linear'"),
+        ({"removed": '{"conv2": "__class__"}'}, "'conv2': expected one of"),
+        ({"removed": '{"conv3": "Identity"}'}, "'conv3': the architecture has no such module"),
+        ({"removed": '{"": "Identity"}'}, "'': the architecture has no such module"),
+        ({"removed": '{"conv2.weight": "Identity"}'}, "'conv2.weight': the architecture has no such module"),
+        ({"removed": '{"conv1": "Identity"}'}, "'conv1': is removed, but 'conv1.weight' in it is named too"),
+        ({"removed": '{"conv2": "Identity"}', "attributes": '{"conv2": {"groups": 1}}'}, "'conv2': is removed, but"),
+        ({"removed": '{"conv2": "Identity"}', "attributes": '{"conv2%s": {"a": 1}}' % (".x" * 10**5)}, "'conv2': is"),
+    ],
+)
+def test_removed_blocks_are_validated(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    shapes = shapes_of(trained())
+    write_result(REMOVED, tmp_path / "p", shapes)
+    with pytest.raises(CheckpointError, match=message):
+        read_result(rewritten(tmp_path / "p", **changes), shapes)
+
+
+@pytest.mark.parametrize("removed", [{"conv2": "Linear"}, {"nobody": "Identity"}, {"bn1": "Identity"}])
+def test_blocks_that_are_not_there_are_not_written(tmp_path: Path, removed: dict[str, str]) -> None:
+    result = PruningResult(REMOVED.kept, REMOVED.attributes, removed)
+    with pytest.raises(CheckpointError, match=next(iter(removed))):
+        write_result(result, tmp_path / "p", shapes_of(trained()))
+    assert not (tmp_path / "p").exists()
 
 
 def test_equal_masks_are_stored_once_in_the_order_of_packbits(tmp_path: Path) -> None:

@@ -119,14 +119,14 @@ def parse_result(data: bytes, where: str, shapes: Mapping[str, Sequence[int]]) -
     if len(data) < 8 or length > len(data) - 8:
         raise CheckpointError(f"{where}: is cut off, or no safetensors file; fetch it anew")
     entries, metadata = parse_header(data[8 : 8 + length], len(data) - 8 - length, where)
+    for field, values in (("format", [FORMAT]), ("version", [VERSION, VERSION_WITH_REMOVED])):
+        if metadata.get(field, values[0]) not in values:
+            wanted = " or ".join(map(repr, values))
+            raise CheckpointError(f"{where}: field {field!r}: expected {wanted}, found {show(metadata[field])}")
     removes = metadata.get("version") == VERSION_WITH_REMOVED
     expected = {*_METADATA, "removed"} if removes else _METADATA
     if metadata.keys() != expected:
         raise CheckpointError(f"{where}: expected the metadata {sorted(expected)}, found {show(sorted(metadata))}")
-    for field, values in (("format", [FORMAT]), ("version", [VERSION, VERSION_WITH_REMOVED])):
-        if metadata[field] not in values:
-            wanted = " or ".join(map(repr, values))
-            raise CheckpointError(f"{where}: field {field!r}: expected {wanted}, found {show(metadata[field])}")
     sizes = parse_object(metadata["masks"], f"{where}: masks", LARGEST)
     if sizes.keys() != entries.keys():
         difference = sorted(sizes.keys() ^ entries.keys())[0]
