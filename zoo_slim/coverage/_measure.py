@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoo_slim import __version__
 from zoo_slim.coverage._memory import peak_memory
 from zoo_slim.coverage._names import find
 from zoo_slim.coverage._share import reasons, removable_share
@@ -244,8 +245,8 @@ def _training_step(network: nn.Module, original: nn.Module, example: torch.Tenso
 
 
 def _versions() -> str:
-    packages = ("zoo_slim", "torch", "torchvision", "timm")
-    return ", ".join(f"{package} {metadata.version(package).split('+')[0]}" for package in packages)
+    packages = {package: metadata.version(package).split("+")[0] for package in ("torch", "torchvision", "timm")}
+    return ", ".join(f"{package} {version}" for package, version in {"zoo_slim": __version__, **packages}.items())
 
 
 def _short(error: BaseException) -> str:
