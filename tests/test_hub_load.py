@@ -95,20 +95,38 @@ def test_a_branch_that_moves_is_followed(hub: Hub, client: Client, model: dict[s
 
 def test_nothing_is_hashed_twice(client: Client, model: dict[str, bytes]) -> None:
     hashing = """
+    from zoo_slim.checkpoint import _load
     from zoo_slim.hub import _verify
-    read = []
-    original = _verify.read_digests
-    _verify.read_digests = lambda file: read.append(file) or original(file)
-    load("hf-hub:me/net", "0.75")
-    print(len(read))
+    fetched, loaded = [], []
+    digests, opened = _verify.read_digests, _load.TensorFile
+    _verify.read_digests = lambda file: fetched.append(file) or digests(file)
+    _load.TensorFile = lambda file, record, hashed: loaded.append(hashed) or opened(file, record, hashed)
+    load(sys.argv[1], "0.75")
+    print(len(fetched), loaded)
     """
-    assert client.run(hashing).ok() == "3"
-    assert client.run(hashing).ok() == "0"
+    assert client.run(hashing, "hf-hub:me/net").ok() == "3 [False]"
+    assert client.run(hashing, "hf-hub:me/net").ok() == "0 [False]"
+    client.blob("pruned-0.75/model.safetensors").touch()
+    assert client.run(hashing, "hf-hub:me/net").ok() == "1 [False]"
+    for file in ("config.json", "pruning.safetensors", "model.safetensors"):
+        (client.home / "copy" / "pruned-0.75").mkdir(parents=True, exist_ok=True)
+        (client.home / "copy" / "pruned-0.75" / file).write_bytes(model[f"pruned-0.75/{file}"])
+    assert client.run(hashing, "local-dir:copy").ok() == "0 [True]", "whatever lies about was not checked by anyone"
+
+
+def test_a_store_that_repositories_share_may_hold_the_content(client: Client, model: dict[str, bytes]) -> None:
+    code = """load("hf-hub:me/net", "0.75")"""
+    client.run(code).ok()
     blob = client.blob("pruned-0.75/model.safetensors")
-    status = blob.stat()
-    blob.touch()
-    assert client.run(hashing).ok() == "1"
-    assert blob.stat().st_mtime_ns != status.st_mtime_ns
+    shared = client.cache / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    client.run(code).ok()
+    shared.write_bytes(shared.read_bytes()[:-1] + b"!")
+    ran = client.run(code)
+    assert ran.code == 0 and "was damaged in the cache" in ran.err
+    assert client.blob("pruned-0.75/model.safetensors").read_bytes() == model["pruned-0.75/model.safetensors"]
 
 
 @pytest.mark.parametrize("file", ["config.json", "pruning.safetensors", "model.safetensors"])

@@ -17,7 +17,7 @@ from zoo_slim.checkpoint._config import check_variant
 from zoo_slim.checkpoint._folder import find_folder
 from zoo_slim.checkpoint._load import check_dtype, resolve_device
 from zoo_slim.checkpoint._meta import build_real
-from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_repo, is_revision
+from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_repo, is_revision, is_verified
 from zoo_slim.registry import registry
 
 __all__ = [
@@ -237,9 +237,7 @@ def load_folder(
         RegistryError: the architecture is not installed, or does not take an option.
     """
     base = fetch_base(Path(folder), token, local_files_only) if how.get("pretrained", True) else None
-    if base is not None:
-        how["base_file"] = base
-    return checkpoint.load_folder(folder, **how)
+    return checkpoint.load_folder(folder, base_file=base, verified=is_verified, **how)
 
 
 def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotThereError]]) -> str:

@@ -138,10 +138,14 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a checkpoint's file; links may not lead out, but to the blobs of a Hub cache's snapshot."""
+    """Return the path of a checkpoint's file; links may not lead out, but to the blobs of a Hub cache's snapshot.
+
+    These are in the repository's folder of the cache, or in the store that the repositories of the cache share.
+    """
     file = folder / name
     real = Path(os.path.realpath(folder))
-    roots = [real, *(parent.parent / "blobs" for parent in real.parents[:2] if parent.name == "snapshots")]
+    snapshots = [parent for parent in real.parents[:2] if parent.name == "snapshots"]
+    roots = [real, *(home / "blobs" for parent in snapshots for home in parent.parents[:2])]
     if not any(Path(os.path.realpath(file)).is_relative_to(root) for root in roots):
         raise CheckpointError(f"{file}: is a link that leads out of the checkpoint; put the file itself there")
     return file

@@ -36,7 +36,8 @@ def export(
     The file takes batches of any size. It is run, and its outputs are compared.
     """
     from zoo_slim._errors import ZooSlimError
-    from zoo_slim.checkpoint import load_folder, read_config
+    from zoo_slim.checkpoint import read_config
+    from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
     if format not in FORMATS:
@@ -45,8 +46,8 @@ def export(
         raise ZooSlimError(f"{output}: there is no folder {output.parent}; make it first")
     if format == "onnx":
         _need_onnx()
+    folder = find_folder(name, pruned)
     with status(f"loading {name}"):
-        folder = find_folder(name, pruned)
         model = load_folder(folder).float()
         config = read_config(folder)
         images = example_of(registry().find(config.architecture), config, 3)

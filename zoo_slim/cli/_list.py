@@ -120,13 +120,14 @@ def _rows(model: "HubModel") -> list[tuple[str, ...]]:
 
 
 def _row(config: "Config") -> tuple[str, ...]:
-    from zoo_slim.checkpoint import MODEL
+    from zoo_slim.checkpoint import MODEL, BaseWeights
 
-    weights, metrics = config.files.get(MODEL), config.metrics
+    weights, metrics, base = config.files.get(MODEL), config.metrics, config.base_weights
+    elsewhere = f"cut from {base.repo}" if isinstance(base, BaseWeights) else "the base's"
     return (
         config.architecture,
         amount(metrics.get("params")),
         amount(metrics.get("macs")),
-        size(weights.bytes) if weights else "the base's",
+        size(weights.bytes) if weights else elsewhere,
         percent(metrics.get("test_accuracy")),
     )

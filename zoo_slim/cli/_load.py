@@ -38,12 +38,13 @@ def load(
 
     It classifies the pictures that come with it. Its original is the network that it was slimmed from.
     """
-    from zoo_slim.checkpoint import PRUNING, load_folder, read_config
+    from zoo_slim.checkpoint import PRUNING, read_config
     from zoo_slim.checkpoint._load import read_skeleton
+    from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
+    folder = find_folder(name, pruned)
     with status(f"loading {name}"):
-        folder = find_folder(name, pruned)
         config = read_config(folder)
         architecture = registry().find(config.architecture)
         # before the clock runs, because it imports what the builder needs

@@ -28,12 +28,14 @@ def predict(
     """Classify image files."""
     import json
 
-    from zoo_slim.checkpoint import load_folder, origin_of
+    from zoo_slim.checkpoint import origin_of
+    from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
     pictures = [read_image(file) for file in images]
+    folder = find_folder(name, pruned)
     with status(f"loading {name}"):
-        model = load_folder(find_folder(name, pruned))
+        model = load_folder(folder)
     origin = origin_of(model)
     assert origin is not None
     size = registry().find(origin.architecture).input_size

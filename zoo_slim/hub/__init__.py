@@ -5,6 +5,7 @@ from zoo_slim.hub._list import HubModel, describe, list_hub
 from zoo_slim.hub._place import HUB_PREFIX, HubPlace, fetch_base, is_repo, is_revision
 from zoo_slim.hub._pull import pull
 from zoo_slim.hub._push import push_folder, push_to_hub
+from zoo_slim.hub._verify import is_verified
 
 __all__ = [
     "HUB_PREFIX",
@@ -15,6 +16,7 @@ __all__ = [
     "fetch_base",
     "is_repo",
     "is_revision",
+    "is_verified",
     "list_hub",
     "pull",
     "push_folder",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo_slim._errors import HubError
-from zoo_slim.checkpoint import MODEL, Config
+from zoo_slim.checkpoint import MODEL, BaseWeights, Config
 from zoo_slim.hub._list import LIBRARY
 from zoo_slim.hub._place import prefix_of
 
@@ -206,7 +206,7 @@ def _body(configs: Mapping[str | None, Config], facts: Facts) -> str:
 def _row(tag: str | None, config: Config, measured: Iterable[str]) -> list[str]:
     weights = config.files.get(MODEL)
     base = config.base_weights
-    elsewhere = f"cut from {getattr(base, 'repo', '')}" if getattr(base, "repo", None) else "cut from the base's"
+    elsewhere = f"cut from {base.repo}" if isinstance(base, BaseWeights) else "cut from the base's"
     return [
         "base" if tag is None else f"[pruned {tag}]({prefix_of(tag)[:-1]})",
         _amount(config.metrics.get("params")),

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import NotThereError
-from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, FileRecord
+from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights, FileRecord
 from zoo_slim.checkpoint._load import read_skeleton
 from zoo_slim.checkpoint._meta import named_tensors
 from zoo_slim.checkpoint._result_file import LARGEST
@@ -112,16 +111,15 @@ def fetch_base(folder: Path, token: str | bool | None, local_files_only: bool) -
         NotThereError: they do not exist, are kept from us, or cannot be had.
         CheckpointError: they are damaged, too large, or not what the variant was cut from.
     """
-    base: Any = checkpoint.read_config(folder).base_weights
-    if getattr(base, "repo", None) is None:
+    base = checkpoint.read_config(folder).base_weights
+    if not isinstance(base, BaseWeights):
         return None
     remote = Remote(base.repo, base.revision, token, local_files_only)
     try:
-        return fetch(remote, base.file, base.revision, base, lambda: _most(folder, whole=True))
+        return fetch(remote, base.file, base.revision, base.record, lambda: _most(folder, whole=True))
     except NotThereError as error:
-        raise NotThereError(
-            f"the weights it is cut from, {base.repo}@{base.revision}: {error}", error.exists
-        ) from error
+        message = f"the weights that it is cut from, {base}: {error}"
+        raise type(error)(message, exists=False) from error
 
 
 def fetch_config(remote: Remote, pruned: str | None) -> tuple[Path, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import HubError, NotThereError
-from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX
+from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights
 from zoo_slim.checkpoint._folder import replacing
 from zoo_slim.hub._place import HubPlace, checkpoints_in
 
@@ -42,7 +42,7 @@ def pull(place: HubPlace, pruned: str | None, folder: Path | None) -> dict[str |
     for tag in there if pruned is None else [pruned]:
         found[tag] = pinned.fetch(tag, weights=not _is_bare(pinned, tag))
         config = checkpoint.read_config(found[tag])
-        if MODEL not in config.files and getattr(config.base_weights, "repo", None) is None and None in there:
+        if MODEL not in config.files and not isinstance(config.base_weights, BaseWeights) and None in there:
             found[None] = pinned.fetch(None, weights=True)
     if folder is None:
         return found

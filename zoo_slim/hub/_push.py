@@ -14,15 +14,15 @@ from torch import nn
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, HubError
-from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Config
+from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights, Config, FileRecord
 from zoo_slim.checkpoint._config import check_variant
 from zoo_slim.checkpoint._load import Skeleton, inside, read_skeleton
 from zoo_slim.hub._card import PICTURE, Facts, write_card
 from zoo_slim.hub._commit import Target, commit
-from zoo_slim.hub._fetch import fetch
+from zoo_slim.hub._fetch import fetch, fetch_first
 from zoo_slim.hub._list import read_configs
-from zoo_slim.hub._place import HubPlace, checkpoints_in, is_repo, is_revision, prefix_of
-from zoo_slim.hub._remote import Contents
+from zoo_slim.hub._place import HUB_PREFIX, HubPlace, checkpoints_in, is_repo, is_revision, prefix_of
+from zoo_slim.hub._remote import Contents, Remote
 from zoo_slim.hub._verify import read_digests
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["push_folder", "push_to_hub"]
 
 _CARD = "README.md"
 _LARGEST_CARD = 4 << 20
+_LARGEST_BASE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def push_to_hub(
     license: str | None = None,
     datasets: Iterable[str] | None = None,
     base_model: str | None = None,
+    base_weights: str | BaseWeights | None = None,
     **how: Any,
 ) -> "CommitInfo":
     """Publish a network on the Hugging Face Hub: as the base network of a repository, or as a variant in it.
@@ -79,7 +81,10 @@ def push_to_hub(
         card: write the model card and the picture of the channels kept (which needs matplotlib).
         license: the Hub's name of a licence for the card, ``apache-2.0`` for instance.
         datasets: the Hub's names of the data sets it was trained on; None: as far as the model knows them.
-        base_model: repository of the network that was slimmed.
+        base_model: repository of the network that was slimmed; None: that of ``base_weights``.
+        base_weights: push a few KB instead of the weights, because these are the kept rows and columns of a file in
+            another repository: ``"timm/resnet18.a1_in1k"`` or ``"org/name@revision"`` means its ``model.safetensors``,
+            and the commit that it is now. That they are is checked, bit for bit.
         **how: as for `zoo_slim.save`: ``architecture``, ``classes``, ``metrics``, ``dtype``, ``weights`` and others.
 
     Returns:
@@ -102,7 +107,9 @@ def push_to_hub(
                       **(how.get("metrics") or (origin.metrics if origin else {}))}  # fmt: skip
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp) / "model"
-        if not how.get("weights", True) and how.get("base_weights") is None:
+        if base_weights is not None:
+            how["base_weights"], how["base_file"] = _base(base_weights, token)
+        elif not how.get("weights", True):
             _copy_base(HubPlace(repo_id, revision, token), folder)
         checkpoint.save(model, folder / home, **how)
         facts = Facts(repo_id, license, None if datasets is None else tuple(datasets), base_model)
@@ -206,8 +213,9 @@ def _push(parts: list[_Part], target: Target, message: str | None, facts: Facts,
         pictures = {part.tag: _picture(part) for part in parts if part.tag is not None}
     pushed = ", ".join("the base network" if part.tag is None else f"variant {part.tag}" for part in parts)
     pipeline = next((task for part in parts if (task := _task(part.skeleton)) is not None), None)
-    base_model = next((repo for part in parts if (repo := getattr(part.config.base_weights, "repo", None))), None)
-    facts = replace(facts, pipeline_tag=pipeline, base_model=facts.base_model or base_model)
+    bases = [part.config.base_weights for part in parts]
+    cut_from = next((base.repo for base in bases if isinstance(base, BaseWeights)), None)
+    facts = replace(facts, pipeline_tag=pipeline, base_model=facts.base_model or cut_from)
 
     def plan(contents: Contents) -> list[Any]:
         return _operations(parts, pictures, contents, target, facts if card else None)
@@ -271,7 +279,7 @@ def _check_cut(configs: Mapping[str | None, Config], repo: str) -> None:
     held = base.files.get(MODEL) if base is not None else None
     for tag, config in configs.items():
         needed = config.base_weights
-        if tag is None or needed is None or getattr(needed, "repo", None) is not None:
+        if tag is None or not isinstance(needed, FileRecord):
             continue
         if needed != held:
             raise HubError(
@@ -291,6 +299,18 @@ def _counted(model: nn.Module, name: str | None) -> dict[str, Any]:
         with contextlib.suppress(Exception):
             counted["macs"] = count_macs(model, registry().find(name).example_input(1))
     return counted
+
+
+def _base(base: str | BaseWeights, token: str | bool | None) -> tuple[BaseWeights, Path]:
+    """Fetch the weights that a network is cut from, and say exactly which they are."""
+    if isinstance(base, BaseWeights):
+        remote = Remote(base.repo, base.revision, token)
+        return base, fetch(remote, base.file, base.revision, base.record, _LARGEST_BASE)
+    repo, _, revision = base.removeprefix(HUB_PREFIX).partition("@")
+    if not is_repo(repo) or (revision and not is_revision(revision)):
+        raise HubError(f"base_weights={base!r}: expected org/name or org/name@revision")
+    file, commit = fetch_first(Remote(repo, revision or None, token), MODEL, _LARGEST_BASE)
+    return checkpoint.describe_base(file, repo, commit), file
 
 
 def _copy_base(place: HubPlace, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zoo_slim.checkpoint import FileRecord
 
-__all__ = ["Digests", "etag_of", "forget", "read_digests", "wrong_with"]
+__all__ = ["Digests", "etag_of", "forget", "is_verified", "read_digests", "wrong_with"]
 
 _CHUNK = 4 << 20
 
@@ -52,6 +52,15 @@ def wrong_with(file: Path, etag: str | None, record: FileRecord | None) -> str |
     return None
 
 
+def is_verified(file: Path, record: FileRecord) -> bool:
+    """Return whether a file in the Hub's cache was compared with this record and is the same since."""
+    try:
+        noted = _noted(file, _stamp(file))
+    except OSError:
+        return False
+    return noted is not None and noted.sha256 == record.sha256
+
+
 def etag_of(file: Path) -> str | None:
     """Return what the Hub said of a file when it was downloaded: the cache names its blobs so, where it has links."""
     blob = _blob(file)
@@ -61,8 +70,8 @@ def etag_of(file: Path) -> str | None:
 def forget(file: Path) -> None:
     """Remove a file from the cache: its link, its content, and what was noted of it."""
     for path in (_note(file), _blob(file), file):
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 def _blob(file: Path) -> Path:
@@ -72,8 +81,11 @@ def _blob(file: Path) -> Path:
     return Path(os.path.normpath(file.parent / os.readlink(file)))
 
 
-def _note(file: Path) -> Path:
-    home = next(parent.parent for parent in file.parents if parent.name == "snapshots")
+def _note(file: Path) -> Path | None:
+    """Where the digests of a file are noted; None: it is in no cache."""
+    home = next((parent.parent for parent in file.parents if parent.name == "snapshots"), None)
+    if home is None:
+        return None
     blob = _blob(file)
     inside = blob.relative_to(home) if blob.is_relative_to(home) else file.relative_to(home)
     return home / ".zoo_slim" / f"{inside}.json"
@@ -84,14 +96,23 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _digests(file: Path) -> Digests:
-    note, stamp = _note(file), _stamp(file)
+def _noted(file: Path, stamp: list[int]) -> Digests | None:
+    note = _note(file)
+    if note is None:
+        return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(note.read_text(encoding="utf-8"))
         if noted["stamp"] == stamp:
             return Digests(str(noted["sha256"]), str(noted["git"]))
+    return None
+
+
+def _digests(file: Path) -> Digests:
+    note, stamp = _note(file), _stamp(file)
+    if (noted := _noted(file, stamp)) is not None:
+        return noted
     found = read_digests(file)
-    if _stamp(file) == stamp:
+    if note is not None and _stamp(file) == stamp:
         with contextlib.suppress(OSError):  # a cache that cannot be written: its files are read each time
             note.parent.mkdir(parents=True, exist_ok=True)
             temp = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
