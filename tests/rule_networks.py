@@ -1471,3 +1471,8 @@ case(
     head=head(3),
     heads=3,
 )
+after("softmax over paths", 4, lambda m, y: y.view(2, m.paths, -1, 8, 8).softmax(1).sum(1), 4, paths=2)
+after("windows as channels", 8, lambda m, y: F.unfold(y, 3, padding=1), 72)
+after("windows and back", 8, lambda m, y: F.fold(F.unfold(y, 3, padding=1).relu(), (8, 8), 3, padding=1))
+after("windows along a side", 8, lambda m, y: y.unfold(2, 3, 2).sum(-1))
+after("windows over channels", 0, lambda m, y: y.unfold(1, 2, 2).sum(-1), 4)

@@ -37,7 +37,7 @@ def follow_attributes(model: nn.Module, state: TraceState) -> dict[str, dict[str
         (name, module, attribute, value)
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
-        if type(value) in _KINDS and attribute not in _known(type(module)) and any(map(_counts, _items(value)))
+        if type(value) in _KINDS and attribute not in _known(module.__class__) and any(map(_counts, _items(value)))
     ]
     state.ids.attributes_from = len(state.ids)
     ids = state.ids.mint(sum(item for _, _, _, value in found for item in _items(value) if _counts(item)))
@@ -111,9 +111,9 @@ def _follow_recurrent(module: nn.Module, state: TraceState) -> None:
     hidden = [
         tensor for name, tensor in module._parameters.items() if name.startswith("weight_hh") and tensor is not None
     ]
-    if not hidden or getattr(module, "proj_size", 0):
+    if not hidden or vars(module).get("proj_size"):
         return
     axes = [factor.ids for tensor in hidden for factor in state.peek(tensor) if support(factor) == {1}]
     for axis in axes[1:]:
         state.ids.unify(axes[0], axis)
-    module.hidden_size = state.size(hidden[0], 1)
+    vars(module)["hidden_size"] = state.size(hidden[0], 1)

@@ -219,15 +219,20 @@ def reduction(state: TraceState, call: Call) -> None:
 def along_one_dim(state: TraceState, call: Call) -> None:
     source = call.first
     dim = call["dim"] % source.ndim
+    resized = call.outputs[0].shape != source.shape
+    label = []
     for factor in state.label(source):
         if dim in support(factor):
-            state.mark_inexact(factor, "softmax or order over channels")
-            if call.outputs[0].shape != source.shape:
-                state.freeze(factor, "as many of the channels as a constant says")
-    label = [Factor(factor.ids) for factor in state.label(source)]
-    resized = call.outputs[0].shape != source.shape
+            if len(support(factor)) > 1:
+                factor = state.collapse(factor, {dim})
+            else:
+                state.mark_inexact(factor, "softmax or order over channels")
+                if resized:
+                    state.freeze(factor, "as many of the channels as a constant says")
+                    continue
+        label.append(Factor(factor.ids))
     for out in call.outputs:
-        state.set(out, [factor for factor in label if not (resized and dim in support(factor))])
+        state.set(out, label)
 
 
 _SPATIAL = (

@@ -1,6 +1,7 @@
 """Operations that move elements without changing them: the ids move along."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -306,6 +307,40 @@ def shuffle(state: TraceState, call: Call) -> None:
     for factor in state.label(source):
         if dim not in support(factor) and support(factor) & {dim + 1, dim + 2}:
             state.freeze(factor, name)
+    state.set(out, label)
+
+
+@rule("unfold")
+def unfold(state: TraceState, call: Call) -> None:
+    """Windows along a dimension, as a new last one."""
+    source, dim = call.first, call["dimension"] % call.first.ndim
+    label = []
+    for factor in state.label(source):
+        kept = state.keep_size(factor, {dim}, "windows over channels") if dim in support(factor) else factor
+        if kept is not None:
+            label.append(kept.with_ids(kept.ids[..., None]))
+    state.set(call.out, label)
+
+
+@rule("im2col", "col2im")
+def columns(state: TraceState, call: Call) -> None:
+    """Windows of ``size`` pixels as channels, each channel's side by side, and back."""
+    source, out, pixels = call.first, call.out, math.prod(call["kernel_size"])
+    dim = source.ndim - 2 if call.op._schema.name == "aten::col2im" else source.ndim - 3
+    to = out.ndim - 3 if call.op._schema.name == "aten::col2im" else out.ndim - 2
+    label = []
+    for factor in state.label(source):
+        if support(factor) == {dim}:
+            ids = factor.ids.ravel()
+            if to == out.ndim - 2:
+                ids = ids.repeat(pixels)
+            else:
+                rows = ids.reshape(-1, pixels)
+                state.ids.unify(rows, rows[:, :1])
+                ids = rows[:, 0]
+            label.append(Factor(ids.reshape([-1 if axis == to else 1 for axis in range(out.ndim)])))
+        else:
+            state.freeze(factor, "windows over positions that may go")
     state.set(out, label)
 
 
