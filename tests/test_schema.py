@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zoo_slim import trace
+from zoo_slim import apply_result, trace
 from zoo_slim._errors import SchemaError
 from zoo_slim.schema import PruningSchema, dumps, fingerprint, loads, read_schema, write_schema
 from zoo_slim.schema._expression import format_channels, parse_channels
-from zoo_slim.slimming import select, slim
+from zoo_slim.slimming import result_from_keep, select, slim, verify
 from zoo_slim.slimming._select import rounded
 
 NAMES = ["conv1", "0", "layer1.0.conv2", "a#2", "b c", "ü"]
@@ -339,3 +339,51 @@ def test_a_schema_that_does_not_fit_the_model_names_the_layer(change, message):
     schema = loads(json.dumps({**GOOD, **change}))
     with pytest.raises(SchemaError, match=message):
         slim(chain(), ratio=0.5, criterion="l1", schema=schema, example_input=torch.rand(2, 3, 1, 1))
+
+
+class Heads(nn.Module):
+    """Whose forward reads an integer, and an item of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 2)
+        self.width, self.parts = 8, [3, 5]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat(self.a(x).view(2, self.width, -1).split(self.parts, 1), 1)
+        return self.head(y.mean(2))
+
+
+def test_attributes_that_are_sizes_are_part_of_the_schema():
+    model, example = Heads(), torch.rand(2, 3, 4, 4)
+    schema = loads(dumps(trace(model, example)))
+    assert {key: len(channels) for key, channels in schema.attributes[""].items()} == {
+        "width": 8, "parts[0]": 3, "parts[1]": 5,
+    }  # fmt: skip
+    keep = np.array([True, False, True, False, False, True, True, True])
+    result = result_from_keep(model, schema, keep)
+    assert result.attributes[""] == {"width": 5, "parts": (2, 3)}
+    small = apply_result(model, result)
+    assert (small.width, small.parts) == (5, [2, 3]) and small(example).shape == (2, 2)
+    assert verify(model, result, example).exact
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("width", 16), ("width", True), ("width", None), ("parts", 8), ("parts", [3]), ("parts", [5, 3])],
+)
+def test_a_schema_of_other_attributes_is_refused(attribute, value):
+    model, example = Heads(), torch.rand(2, 3, 4, 4)
+    schema = trace(model, example)
+    setattr(model, attribute, value)
+    with pytest.raises(SchemaError, match=rf"{attribute}.*Trace the model anew"):
+        schema.check(model)
+
+
+@pytest.mark.parametrize("attributes", ['{"": ["width"]}', '{"": {"width": "nothing"}}', '{"": {"a b": "a"}}', "[]"])
+def test_attributes_of_another_form_are_refused(attributes):
+    text = (
+        f'{{"format": "zoo_slim.schema", "version": 1, "groups": {{"a": {{"width": 8}}}}, "attributes": {attributes}}}'
+    )
+    with pytest.raises(SchemaError, match="attributes"):
+        loads(text)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
 
-__all__ = ["Axes", "Group", "Layer", "PruningSchema", "model_tensors"]
+__all__ = ["Axes", "Group", "Layer", "PruningSchema", "attribute_value", "model_tensors"]
 
 Axes = dict[str, dict[int, Ids]]
 """``{state-dict name: {axis: channel of each position}}``, -1 where nothing may be removed."""
@@ -90,8 +90,11 @@ class PruningSchema:
         """Compare with the model that is to be slimmed.
 
         Raises:
-            SchemaError: a layer or a width differs, or a tensor that the schema was not made with is there.
+            SchemaError: a layer, a width or an attribute differs, or there is a tensor that it was not made with.
         """
+        for name, own in self.attributes.items():
+            for key, channels in own.items():
+                attribute_value(model, name, key, len(channels))
         found = fingerprint(model, self.axes(model))
         if self.fingerprint is not None and found != self.fingerprint:
             raise SchemaError(
@@ -152,6 +155,35 @@ class PruningSchema:
             for axis, channels in places.items():
                 _put(axes, name, axis, channels, tensors[name], str(axis))
         return axes
+
+
+def attribute_value(model: nn.Module, name: str, key: str, size: int) -> tuple[str, int, int | tuple[int, ...]]:
+    """An attribute that a schema calls the size of an axis.
+
+    Args:
+        model: the model.
+        name: the module's name.
+        key: ``attribute`` or ``attribute[i]``.
+        size: how many positions the axis has.
+
+    Returns:
+        the attribute's name, the item's place in it, and its value: an integer, or a tuple of all its items.
+
+    Raises:
+        SchemaError: the model has no such attribute, or another value there.
+    """
+    attribute, _, place = key.removesuffix("]").partition("[")
+    module = dict(model.named_modules()).get(name)
+    value = None if module is None else vars(module).get(attribute)
+    several = isinstance(value, (list, tuple))
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    index = int(place or 0)
+    if several != bool(place) or index >= len(items) or type(items[index]) is not int or items[index] != size:
+        raise SchemaError(
+            f"the schema says that attribute {key!r} of module {name!r} is {size}, but the model has {value!r}: "
+            "it was made for another architecture, or for an older version of this one. Trace the model anew."
+        )
+    return attribute, index, tuple(items) if several else size
 
 
 def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:

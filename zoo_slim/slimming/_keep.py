@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim._errors import SlimmingError
 from zoo_slim.result import Attribute, PruningResult
-from zoo_slim.schema import PruningSchema, model_tensors
+from zoo_slim.schema import PruningSchema, attribute_value, model_tensors
 from zoo_slim.slimming._select import Keep
 
 __all__ = ["result_from_keep", "slim_attributes"]
@@ -48,29 +48,15 @@ def result_from_keep(model: nn.Module, schema: PruningSchema, keep: Keep) -> Pru
 
 
 def _sizes(model: nn.Module, schema: PruningSchema, present: Keep) -> dict[str, dict[str, Attribute]]:
-    """The attributes that the schema calls sizes of axes, where they change.
-
-    Raises:
-        SchemaError: one that the model does not have, or that has another value than the axis has positions.
-    """
-    modules = dict(model.named_modules())
+    """The attributes that the schema calls sizes of axes, where they change."""
     changed: dict[str, dict[str, Attribute]] = {}
     for name, own in schema.attributes.items():
         for key, channels in own.items():
-            attribute, _, place = key.removesuffix("]").partition("[")
-            value = vars(modules[name]).get(attribute) if name in modules else None
-            items = list(value) if isinstance(value, (list, tuple)) else [value]
-            index = int(place) if place else 0
-            if isinstance(value, (list, tuple)) != bool(place) or index >= len(items) or items[index] != len(channels):
-                raise SchemaError(
-                    f"the schema says that attribute {key!r} of module {name!r} is {len(channels)}, but the model has "
-                    f"{value!r}: it was made for another architecture, or for other options. Trace the model anew."
-                )
+            attribute, place, value = attribute_value(model, name, key, len(channels))
             if (size := int(present[channels].sum())) != len(channels):
                 now = changed.setdefault(name, {})
-                before = now.get(attribute, tuple(items))
-                assert isinstance(before, tuple)
-                now[attribute] = (*before[:index], size, *before[index + 1 :]) if place else size
+                value = now.get(attribute, value)
+                now[attribute] = size if isinstance(value, int) else (*value[:place], size, *value[place + 1 :])
     return changed
 
 
