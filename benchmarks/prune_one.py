@@ -20,7 +20,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -143,20 +143,25 @@ def output_layers(model: nn.Module, classes: int, example: Tensor) -> list[nn.Mo
     return ran[-1:]
 
 
-def attention(model: nn.Module) -> list[tuple[nn.Module, nn.Module, int]]:
-    """Attention layers, their projections, and how many times the heads' width each projection gives."""
+def attention(model: nn.Module, names: Mapping[str, int]) -> list[tuple[nn.Module, nn.Module, int]]:
+    """Attention layers, their projections of these names, and how many times the heads' width each projection gives."""
     found = []
     for module in model.modules():
-        if not isinstance(getattr(module, "num_heads", None), int):
-            continue
-        for name, times in (("qkv", 3), ("qkv_proj", 3), ("kv", 2), *((part, 1) for part in _PARTS)):
-            projection = getattr(module, name, None)
-            if isinstance(projection, (nn.Linear, nn.Conv2d)):
-                found.append((module, projection, times))
+        if isinstance(getattr(module, "num_heads", None), int):
+            for name, times in names.items():
+                projection = getattr(module, name, None)
+                if isinstance(projection, (nn.Linear, nn.Conv2d)):
+                    found.append((module, projection, times))
     return found
 
 
-_PARTS = ("q", "k", "v", "q_proj", "k_proj", "v_proj", "query", "key", "value")
+PARTS = ("q", "k", "v", "q_proj", "k_proj", "v_proj", "query", "key", "value")
+PROJECTIONS = {"qkv": 3, "qkv_proj": 3, "kv": 2, **dict.fromkeys(PARTS, 1)}
+TRIALS = (PROJECTIONS, {"qkv": 3, "qkv_proj": 3}, {})
+"""Projections to be named in ``num_heads``: all that are known, those of the example for timm, none.
+
+The first trial that gives a network that runs counts.
+"""
 
 
 def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
@@ -178,7 +183,7 @@ def difference(found: list[Tensor], expected: list[Tensor]) -> float:
     return worst
 
 
-def prune(model: nn.Module, example: Tensor, classes: int, record: dict[str, Any]) -> None:
+def prune(model: nn.Module, example: Tensor, classes: int, names: Mapping[str, int], record: dict[str, Any]) -> None:
     """Prune in place, and note how long the graph and the whole took."""
     from torchvision.models import VisionTransformer
 
@@ -194,7 +199,7 @@ def prune(model: nn.Module, example: Tensor, classes: int, record: dict[str, Any
         return graph
 
     tp.DependencyGraph.build_dependency = timed
-    projections = attention(model)
+    projections = attention(model, names)
     start = time.process_time()
     pruner = tp.pruner.BasePruner(
         model,
@@ -204,6 +209,8 @@ def prune(model: nn.Module, example: Tensor, classes: int, record: dict[str, Any
         pruning_ratio=RATIO,
         ignored_layers=output_layers(model, classes, example),
         num_heads={projection: module.num_heads for module, projection, _ in projections},
+        in_channel_groups={},
+        out_channel_groups={},
         round_to=model.encoder.layers[0].num_heads if isinstance(model, VisionTransformer) else None,
     )
     pruner.step()
@@ -257,17 +264,12 @@ def main(name: str, file: Path) -> None:
         own = max(architecture.input_size[1:])
         record["side"] = own if own <= LARGEST_SIDE else smaller(original, architecture, own)
         example = architecture.example_input(1, record["side"])
-        slim = copy.deepcopy(original)
-        advance(record, "prune", file)
-        prune(slim, example, number_of_classes(original), record)
+        slim = pruned(original, example, record, file)
         record["slim_params"] = sum(part.numel() for part in slim.parameters())
         advance(record, "read back", file)
         kept = read_back(slim, original)
         record["removed"] = bool(kept)
         record["norms"] = sliced_norms(slim, kept)
-        advance(record, "run", file)
-        with torch.no_grad():
-            outputs(slim, example)
         advance(record, "compare", file)
         compare(slim, original, kept, architecture, record)
         del original
@@ -277,6 +279,27 @@ def main(name: str, file: Path) -> None:
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         note(record, file)
+
+
+def pruned(original: nn.Module, example: Tensor, record: dict[str, Any], file: Path) -> nn.Module:
+    """The network of the first trial that runs; what the first trial raised, if none does."""
+    trials = [names for number, names in enumerate(TRIALS) if not number or attention(original, TRIALS[number - 1])]
+    failed: tuple[Exception, str] | None = None
+    for names in trials:
+        slim = copy.deepcopy(original)
+        try:
+            advance(record, "prune", file)
+            prune(slim, example, number_of_classes(original), names, record)
+            advance(record, "run", file)
+            with torch.no_grad():
+                outputs(slim, example)
+            record["num_heads"] = list(names)
+            return slim
+        except Exception as error:
+            failed = failed or (error, record["stage"])
+    assert failed is not None
+    record["stage"] = failed[1]
+    raise failed[0]
 
 
 def smaller(model: nn.Module, architecture: Any, own: int) -> int:
