@@ -119,11 +119,11 @@ in float64, with random weights.
 far more than what is compared here: language and diffusion models, Taylor and Hessian criteria, sparse training. It is
 used as its documentation shows: autograd on, one image of the model's own size, `BasePruner` with
 `global_pruning=True` and `pruning_ratio=0.5`, `BNScaleImportance` or `GroupMagnitudeImportance`, the layers that give
-the output in `ignored_layers`, `num_heads` for attention projections (and, where that fails, without) and the attributes `num_heads` and `head_dim` set
-afterwards, timm's fused attention off. What it removed is read from the weights, all entries of which differ. Its
-documentation says that attributes which a forward reads must be set by hand: models that fail for want of that are
-counted as failing, since the list is run without per-model code; with such code more of them would run. A process may
-take 300 s of processor time and 6 GB.
+the output in `ignored_layers`, `num_heads` for attention projections (and, where that fails, without) and the
+attributes `num_heads` and `head_dim` set afterwards, timm's fused attention off. What it removed is read from the
+weights, all entries of which differ. Its documentation says that attributes which a forward reads must be set by hand:
+models that fail for want of that are counted as failing, since the list is run without per-model code; with such code
+more of them would run. A process may take 300 s of processor time and 6 GB.
 """
 
 HEADINGS = (
