@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
-__all__ = ["Client", "Ran", "hub", "needs_fork"]
+__all__ = ["Client", "Ran", "environment", "hub", "needs_fork"]
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -84,7 +84,8 @@ def error_of(call, *arguments, **keywords):
 """
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment of a process that asks a Hub on the loopback, and nobody else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST", "COV_"))}
     here = Path(__file__).parent
     return {
@@ -103,7 +104,7 @@ def _environment() -> dict[str, str]:
 @functools.cache
 def _parent() -> "subprocess.Popen[str]":
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    started = subprocess.Popen([sys.executable, "-c", PARENT], env=_environment(), text=True, **pipes)
+    started = subprocess.Popen([sys.executable, "-c", PARENT], env=environment(), text=True, **pipes)
     atexit.register(started.kill)
     assert started.stdout is not None and started.stdout.readline() == "ready\n"
     return started
@@ -147,7 +148,7 @@ class Client:
             "argv": ["client", *argv],
             "cwd": str(self.home),
             "folder": str(folder),
-            "env": {**_environment(), **where, **self.env, **env},
+            "env": {**environment(), **where, **self.env, **env},
         }
         stdin = _parent().stdin
         assert stdin is not None

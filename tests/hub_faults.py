@@ -38,6 +38,7 @@ class Case:
         name: what goes wrong.
         where: where it is put.
         faults: of the server's answers.
+        tamper: returns what the repository holds instead of the right files.
         spoil: what is done beforehand to the cache of somebody who has loaded the network.
         env: the environment of the load.
         before: code that the load's process runs first.
@@ -49,6 +50,7 @@ class Case:
     name: str
     where: str
     faults: tuple[Fault, ...] = ()
+    tamper: Callable[[dict[str, bytes]], dict[str, bytes]] = dict
     spoil: Callable[[Client], object] | None = None
     env: tuple[tuple[str, str], ...] = ()
     before: str = ""
@@ -112,6 +114,21 @@ def _kill(client: Client) -> None:
         os.kill(int((job / "out").read_text()), signal.SIGKILL)
 
 
+def _claim(**claims: object) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+    """Let ``config.json`` say something else of the weights."""
+
+    def tamper(files: dict[str, bytes]) -> dict[str, bytes]:
+        config = json.loads(files["pruned-0.75/config.json"])
+        config["files"]["model.safetensors"].update(claims)
+        return {**files, "pruned-0.75/config.json": json.dumps(config).encode()}
+
+    return tamper
+
+
+def _long(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {**files, "pruned-0.75/config.json": files["pruned-0.75/config.json"] + b" " * (1 << 21)}
+
+
 MODEL, PRUNING = (f"GET /me/net/{{{name}}}$" for name in ("model", "pruning"))
 CONFIG = "GET /me/net/resolve/[^/]*/pruned-0.75/config.json"
 HEADS = r"HEAD /me/net/resolve/"
@@ -156,6 +173,21 @@ CASES = (
     Case("status 429, always", "question for a file", (Fault(HEADS, "status", 429),), error="429", left=()),
     Case("status 403, always", "model.safetensors", (Fault(MODEL, "status", 403),), error="403", left=NO_WEIGHTS),
     Case(
+        "claims a file of 99 GB",
+        "config.json in the repository",
+        tamper=_claim(bytes=99 * 10**9),
+        error="99,000,000,000 bytes long, as config.json says, but can have",
+        left=NO_WEIGHTS,
+    ),
+    Case(
+        "claims another SHA-256",
+        "config.json in the repository",
+        tamper=_claim(sha256="0" * 64),
+        error="it was not downloaded. The files were not pushed together",
+        left=NO_WEIGHTS,
+    ),
+    Case("2 MB long", "config.json in the repository", tamper=_long, error="but can have 1,048,576 at most", left=()),
+    Case(
         "no room on the disk",
         "the cache",
         before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))",
@@ -191,9 +223,9 @@ def measure(case: Case, files: dict[str, bytes], folder: Path) -> Outcome:
     """Make a fault happen to somebody who loads variant 0.75 of ``me/net``, and see what comes of it."""
     hub = Hub(folder / "store")
     try:
-        repo = hub.store.repo("me/net")
+        repo, served = hub.store.repo("me/net"), case.tamper(files)
         repo.create()
-        repo.put(files)
+        repo.put(served)
         client = Client(hub.url, folder / "home")
         if case.spoil is not None:
             client.run(LOAD).ok()
@@ -205,8 +237,9 @@ def measure(case: Case, files: dict[str, bytes], folder: Path) -> Outcome:
             said = json.loads(client.run(case.before + LOAD, **dict(case.env)).ok())
         home = "me/net/pruned-0.75/"
         held = {name.removeprefix(home): _content(client, name) for name in client.cached() if name.startswith(home)}
-        wrong = [name for name, data in held.items() if data != files[f"pruned-0.75/{name}"]]
+        wrong = [name for name, data in held.items() if data != served[f"pruned-0.75/{name}"]]
         incomplete = "incomplete" in client.cached()
+        repo.put(files)
         clean = json.loads(client.run(LOAD).ok())
         return Outcome(
             loaded="same" in said,

@@ -53,6 +53,12 @@ class Refusal(Exception):  # noqa: N818
             self.headers["X-Error-Code"] = code
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # clients go away as they like
+            super().handle_error(request, client_address)
+
+
 @dataclass(frozen=True)
 class Request:
     method: str
@@ -89,7 +95,7 @@ class Hub:
 
     def _serve(self, handler: "type[Handler]") -> http.server.ThreadingHTTPServer:
         bound = type(handler.__name__, (handler,), {"hub": self})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), bound)
+        server = Server(("127.0.0.1", 0), bound)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return server

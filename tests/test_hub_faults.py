@@ -34,3 +34,10 @@ def test_nothing_half_is_ever_pushed(tmp_path: Path) -> None:
         told = f"{case.name}, {case.where}: {outcome}"
         assert (case.error in outcome.error) and bool(case.error) == bool(outcome.error), told
         assert outcome.commits == int(case.done) and outcome.same and outcome.afterwards, told
+
+
+def test_the_documentation_has_all_of_them() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "hub.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "bit for bit |" in line]
+    assert [row.split(" | ")[:2] for row in rows] == [[f"| {case.name}", case.where] for case in (*CASES, *PUSH_CASES)]
+    assert "A WRONG NETWORK" not in text and "FAILS" not in text
