@@ -1,6 +1,7 @@
 """Read a safetensors file: whole, into memory of the tensors' own, or only the rows and columns that are kept."""
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ __all__ = ["TensorFile"]
 
 _BATCH = 32 << 20
 _MOST_BUFFERS = 1000  # IOV_MAX is 1024
-_BLOCK = 4 << 20
+_BLOCK = 1 << 20
+_BYTES = Entry(torch.uint8, (0,), 0, 0)
 _AHEAD = 64 << 20
 
 
@@ -57,7 +59,7 @@ class TensorFile:
         self._digest = hashlib.sha256() if hashed and record is not None else None
         self._workers = ThreadPoolExecutor(2)
         self._ahead: Future[dict[str, Tensor]] | None = None
-        self._scratch = _empty(torch.uint8, [0])
+        self._rooms = [_empty(torch.uint8, [0]), _empty(torch.uint8, [0])]
         try:
             # a FIFO would block until somebody writes to it
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -133,29 +135,31 @@ class TensorFile:
         Raises:
             CheckpointError: the file is not the one that was recorded, or a boolean is neither 0 nor 1.
         """
-        tensors: dict[str, Tensor] = {}
+        # all are made before anything short-lived is, which would leave holes between them
+        tensors = {
+            name: _empty(entry.dtype, _shape_kept(entry.shape, kept[name]))
+            for name, entry in self.entries.items()
+            if name in kept
+        }
         for name, entry in self.entries.items():
             self._file.seek(self._payload + entry.start)
             if name in kept:
-                tensors[name] = self._read_rows(entry, kept[name]) if kept[name] else self._read_whole(entry)
+                if kept[name]:
+                    self._read_rows(entry, kept[name], tensors[name])
+                else:
+                    self._read_hashed(tensors[name])
                 self._check_booleans(name, tensors[name])
             elif self._digest is not None:
                 for start in range(entry.start, entry.stop, _BLOCK):
-                    self._read_hashed(self._room(min(_BLOCK, entry.stop - start)))
+                    self._read_hashed(self._room(0, _BYTES, min(_BLOCK, entry.stop - start)))
         self._check_digest()
         return tensors
 
-    def _read_whole(self, entry: Entry) -> Tensor:
-        tensor = _empty(entry.dtype, entry.shape)
-        self._read_hashed(tensor)
-        return tensor
-
-    def _read_rows(self, entry: Entry, axes: Mapping[int, Tensor]) -> Tensor:
-        """Return the kept part of one tensor, from where the file stands at its beginning.
+    def _read_rows(self, entry: Entry, axes: Mapping[int, Tensor], result: Tensor) -> None:
+        """Read the kept part of one tensor, from where the file stands at its beginning.
 
         Unless all bytes are to be hashed, what lies before the first and after the last row kept in a block is skipped.
         """
-        result = _empty(entry.dtype, _shape_kept(entry.shape, axes))
         rows = axes[0] if 0 in axes else torch.arange(entry.shape[0])
         size = (entry.stop - entry.start) // max(1, entry.shape[0])
         step = max(1, _BLOCK // max(1, size))
@@ -167,20 +171,25 @@ class TensorFile:
                     continue
                 first, last = int(rows[begin]), int(rows[end - 1]) + 1
                 self._file.seek(self._payload + entry.start + first * size)
-            block = self._room((last - first) * size)
+            block = self._room(0, entry, last - first)
             self._read_hashed(block)
             if begin < end:
-                block = block.view(entry.dtype).reshape(last - first, *entry.shape[1:])
                 inner = {axis: _rows_of(index, len(rows), begin, end) for axis, index in axes.items() if axis}
-                block = block.index_select(0, rows[begin:end] - first)
-                result[begin:end] = slice_tensor(block, inner) if inner else block
-        return result
+                part = result[begin:end]
+                chosen = self._room(1, entry, end - begin) if inner else part
+                torch.index_select(block, 0, rows[begin:end] - first, out=chosen)
+                if len(inner) == 1 and (axis := next(iter(inner))) and inner[axis].ndim == 1:
+                    torch.index_select(chosen, axis, inner[axis], out=part)
+                elif inner:
+                    part.copy_(slice_tensor(chosen, inner))
 
-    def _room(self, size: int) -> Tensor:
-        """Return that many bytes to read into, until the next call."""
-        if len(self._scratch) < size:
-            self._scratch = _empty(torch.uint8, [size])
-        return self._scratch[:size]
+    def _room(self, number: int, entry: Entry, rows: int) -> Tensor:
+        """Return one of two places for some rows of a tensor; its next use overwrites it."""
+        shape = (rows, *entry.shape[1:])
+        size = math.prod(shape) * entry.dtype.itemsize
+        if len(self._rooms[number]) < size:
+            self._rooms[number] = _empty(torch.uint8, [size])
+        return self._rooms[number][:size].view(entry.dtype).reshape(shape)
 
     def _read_hashed(self, tensor: Tensor) -> None:
         if memory := _memory(tensor):
