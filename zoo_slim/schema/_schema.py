@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -174,7 +174,7 @@ def attribute_value(model: nn.Module, name: str, key: str, size: int) -> tuple[s
     """
     attribute, _, place = key.removesuffix("]").partition("[")
     module = dict(model.named_modules()).get(name)
-    value = None if module is None else vars(module).get(attribute)
+    value: Any = None if module is None else vars(module).get(attribute)
     several = isinstance(value, (list, tuple))
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     index = int(place or 0)
