@@ -299,6 +299,10 @@ def test_folders_go_as_one_commit(hub: Hub, client: Client, repo: Repo, tmp_path
     one = client.command("pull", "hf-hub:me/net", "--pruned", "delta", "-o", "one", HF_HUB_OFFLINE="0").ok()
     assert one.splitlines() == ["base  one", "delta  one/pruned-delta"]
     client.run("""load("local-dir:one", "delta")""", HF_HUB_OFFLINE="1").ok()
+    another = Client(hub.url, tmp_path / "another", {"HF_TOKEN": "hf_me"})
+    cached = another.command("pull", "hf-hub:me/net", "--pruned", "0.5").ok()
+    assert cached.startswith("0.5  ") and "/snapshots/" in cached
+    another.run("""load("hf-hub:me/net", "0.5")""", HF_HUB_OFFLINE="1").ok()
     wrong = client.command("pull", "hf-hub:me/net", "--pruned", "0.9")
     assert wrong.code == 1 and "it has no variant '0.9'; its variants are 0.5, 0.75, delta" in wrong.err
     again = client.command("push", "one/pruned-delta", "me/net", "--pruned", "again").ok()

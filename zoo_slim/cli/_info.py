@@ -78,7 +78,7 @@ def _of_repository(name: str) -> dict[str, Any]:
     return {
         "name": model.name,
         "commit": model.commit,
-        "visibility": "private" if model.private else "public",
+        "visibility": {True: "private", False: "public", None: None}[model.private],
         "architecture": ", ".join(model.architectures),
         "options": dict(base.options) if base else {},
         "metrics": dict(base.metrics) if base else {},

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from zoo_slim.cli._options import Name, Pruned, example, place
-from zoo_slim.cli._output import status
 
 __all__ = ["add_commands"]
 
@@ -52,21 +51,20 @@ def push(
     (there, *_) = loading.places(where)
     if not isinstance(there, loading.LocalPlace):
         raise typer.BadParameter(f"push takes a folder, not {source!r}; pull it first", param_hint="SOURCE")
-    with status(f"pushing to {repo}"):
-        made = hub.push_folder(
-            there.folder,
-            repo,
-            pruned,
-            private=private,
-            revision=branch,
-            tag=tag,
-            create_pr=pull_request,
-            message=message,
-            card=card,
-            license=license_name,
-            datasets=datasets,
-            base_model=base_model,
-        )
+    made = hub.push_folder(
+        there.folder,
+        repo,
+        pruned,
+        private=private,
+        revision=branch,
+        tag=tag,
+        create_pr=pull_request,
+        message=message,
+        card=card,
+        license=license_name,
+        datasets=datasets,
+        base_model=base_model,
+    )
     typer.echo(f"pull request {made.pr_url}" if made.pr_url else f"commit {made.commit_url}")
 
 

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo_slim._errors import HubError, NotThereError
@@ -38,7 +38,7 @@ class Target:
     tag: str | None = None
     private: bool | None = None
     pull_request: bool = False
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
 
     @property
     def remote(self) -> Remote:

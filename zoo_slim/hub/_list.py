@@ -23,6 +23,7 @@ LIBRARY = "zoo_slim"
 MOST = 200
 """Repositories that one listing reads."""
 
+_MOST_CHECKPOINTS = 100
 _THREADS = 8
 
 
@@ -33,7 +34,7 @@ class HubModel:
     Attributes:
         name: ``hf-hub:org/name``, as `zoo_slim.load` takes it.
         commit: what was read (40 hexadecimal digits).
-        private: whether only its owner sees it.
+        private: whether only its owner sees it; None: not known, as the Hub could not be asked.
         base: the base network; None where the repository has only variants.
         variants: the variants by their tags, sorted.
         unreadable: what is wrong with those checkpoints that cannot be read, by tag; ``""`` is the base network.
@@ -41,7 +42,7 @@ class HubModel:
 
     name: str
     commit: str
-    private: bool
+    private: bool | None
     base: Config | None
     variants: dict[str, Config]
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ def describe(place: HubPlace) -> HubModel:
             nothing = f"{error}, and the cache has nothing of {place.revision or 'main'}"
             raise UnreachableError(nothing, error.final) from error
         files = [file.relative_to(known).as_posix() for file in known.rglob(CONFIG)]
-        contents = Contents(known.name, tuple(files), private=False)
+        contents = Contents(known.name, tuple(files), private=None)
     return _read(place, contents, str(place))
 
 
@@ -138,7 +139,9 @@ def _names(pattern: str, names: Iterable[str]) -> Iterable[bool]:
 
 
 def _read(remote: Remote, contents: Contents, name: str) -> HubModel:
-    configs, wrong = read_configs(remote, contents.commit, checkpoints_in(contents.files))
+    tags = checkpoints_in(contents.files)
+    configs, wrong = read_configs(remote, contents.commit, tags[:_MOST_CHECKPOINTS])
+    wrong |= dict.fromkeys(tags[_MOST_CHECKPOINTS:], f"was not read, being beyond the first {_MOST_CHECKPOINTS}")
     return HubModel(
         name=name,
         commit=contents.commit,

@@ -9,7 +9,7 @@ from zoo_slim import checkpoint
 from zoo_slim._errors import HubError, NotThereError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights
 from zoo_slim.checkpoint._folder import replacing
-from zoo_slim.hub._place import HubPlace, checkpoints_in
+from zoo_slim.hub._place import HubPlace, checkpoints_in, fetch_config
 
 __all__ = ["pull"]
 
@@ -37,6 +37,7 @@ def pull(place: HubPlace, pruned: str | None, folder: Path | None) -> dict[str |
         raise HubError(f"{place}: has no checkpoints of zoo_slim; its files are {', '.join(contents.files[:10])}")
     if pruned is not None and pruned not in there:
         raise NotThereError(f"it has no variant {pruned!r}")
+    fetch_config(place, pruned if pruned is not None else there[0])  # the cache then knows what the revision was
     pinned = replace(place, revision=contents.commit)
     found: dict[str | None, Path] = {}
     for tag in there if pruned is None else [pruned]:

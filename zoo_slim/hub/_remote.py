@@ -40,12 +40,12 @@ class Contents:
     Attributes:
         commit: 40 hexadecimal digits.
         files: the paths of all files.
-        private: whether only its owner sees it.
+        private: whether only its owner sees it; None: not known.
     """
 
     commit: str
     files: tuple[str, ...]
-    private: bool
+    private: bool | None
 
     @classmethod
     def of(cls, info: Any) -> "Contents":
