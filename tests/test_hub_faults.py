@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from hub_clients import needs_fork
 from hub_faults import CASES, PUSH_CASES, measure, measure_push
 from test_hub_load import a_model
@@ -10,6 +11,7 @@ from test_hub_load import a_model
 pytestmark = needs_fork
 
 
+@pytest.mark.slow
 def test_nothing_corrupt_ever_loads(tmp_path: Path) -> None:
     files = a_model(tmp_path / "model", delta=False)
     folders = [tmp_path / str(number) for number in range(len(CASES))]
@@ -25,6 +27,7 @@ def test_nothing_corrupt_ever_loads(tmp_path: Path) -> None:
         assert outcome.afterwards, told
 
 
+@pytest.mark.slow
 def test_nothing_half_is_ever_pushed(tmp_path: Path) -> None:
     files = a_model(tmp_path / "model", delta=False)
     folders = [tmp_path / str(number) for number in range(len(PUSH_CASES))]
