@@ -369,6 +369,29 @@ def test_dead_blocks_are_those_that_would_lose_all_of_their_channels():
     assert count_params(apply_result(model, with_dead)) <= limit
 
 
+def test_a_block_with_channels_that_have_no_score_is_dead_where_it_passes_nothing_on():
+    class Excited(Block):
+        def __init__(self) -> None:
+            super().__init__(width=10)
+            self.excite = torchvision.ops.SqueezeExcitation(10, 4)
+            self.beside = nn.Conv2d(6, 3, 1)
+            self.out = nn.Conv2d(3, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.outer(self.excite(self.inner(x).relu()))
+            return x + self.out(self.beside(x).relu()) if self.passes else x
+
+    for passes in (False, True):
+        model = randomize(Net(Excited(), Block()))
+        model.blocks[0].passes = passes
+        with torch.no_grad():
+            model.blocks[0].inner[1].weight.fill_(1e-3)
+        schema = trace(model, IMAGES)
+        assert np.isnan(score(model, schema, "bn_scale")[schema.members()["blocks.0.excite.fc1"]]).all()
+        _, result = slim(model, ratio=0.5, remove_blocks="dead", example_input=IMAGES, schema=schema)
+        assert list(result.removed) == ([] if passes else ["blocks.0"])
+
+
 def test_dead_branches_go_alone():
     model = randomize(timm.models.VisionTransformer(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2))
     example = torch.rand(2, 3, 16, 16)
