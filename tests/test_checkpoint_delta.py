@@ -204,7 +204,7 @@ def test_what_save_refuses(tmp_path: Path) -> None:
     refused("dtype= has no meaning", dtype=torch.float16)
     refused("only a slim network", model=trained(1), result=None)
     refused("cannot be read", base_file=tmp_path / "nobody")
-    refused("cannot be read: Is a directory", base_file=tmp_path)
+    refused("is not a regular file", base_file=tmp_path)
     refused("bytes long", dataclasses.replace(base, bytes=base.bytes + 1))
     refused("its SHA-256", dataclasses.replace(base, sha256="0" * 64))
     refused(r"'base_weights\.revision'.*40", dataclasses.replace(base, revision="main"))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._json import fail
+from zoo_slim.checkpoint._json import fail, is_text
 
 __all__ = ["BaseWeights", "FileRecord", "common_prefix", "describe_base", "parse_base", "parse_record"]
 
@@ -133,12 +133,12 @@ def parse_base(value: object, where: str, field: str) -> FileRecord | BaseWeight
         if not isinstance(text, str) or not pattern.fullmatch(text) or ".." in text:
             fail(where, f"{field}.{key}", expected, text)
     prefix, names = value.get("prefix", ""), value.get("names", {})
-    if not isinstance(prefix, str) or len(prefix) > _LONGEST_NAME:
+    if not isinstance(prefix, str) or len(prefix) > _LONGEST_NAME or not is_text(prefix):
         fail(where, f"{field}.prefix", f"text of at most {_LONGEST_NAME} characters", prefix)
     if not isinstance(names, dict) or len(names) > _MOST_NAMES:
         fail(where, f"{field}.names", f"an object of at most {_MOST_NAMES} names", names)
     for ours, theirs in names.items():
-        if not isinstance(theirs, str) or max(len(ours), len(theirs)) > _LONGEST_NAME:
+        if not isinstance(theirs, str) or max(len(ours), len(theirs)) > _LONGEST_NAME or not is_text(theirs):
             fail(where, f"{field}.names", f"names of at most {_LONGEST_NAME} characters", {ours: theirs})
     if len(set(names.values())) < len(names):
         fail(where, f"{field}.names", "a name in the file for each of the architecture's", "a name that occurs twice")

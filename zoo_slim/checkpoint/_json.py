@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from zoo_slim._errors import CheckpointError
 
-__all__ = ["check_tree", "dump", "fail", "parse_object", "show"]
+__all__ = ["check_tree", "dump", "fail", "is_text", "parse_object", "show"]
 
 _LONGEST_NUMBER = 32
 _MOST_VALUES = 500_000
@@ -41,8 +41,15 @@ def _real(text: str) -> float:
     return value
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string has no half surrogate pairs, which JSON's escapes can spell."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
+    if not all(map(is_text, result)):
+        raise ValueError(f"the key {show(next(key for key in result if not is_text(key)))} is no text")
     if len(result) != len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {show(name)} occurs twice")
@@ -53,8 +60,8 @@ def parse_object(data: bytes | str, where: str, limit: int) -> dict[str, object]
     """Parse one JSON object of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: too long, not UTF-8, not JSON, duplicate keys, NaN, infinities, too many values, or not an
-            object.
+        CheckpointError: too long, not UTF-8, not JSON, keys that are no text or occur twice, NaN, infinities,
+            too many values, or not an object.
     """
     if len(data) > limit:
         raise CheckpointError(f"{where}: is {len(data)} bytes long, at most {limit} are read")
@@ -93,7 +100,7 @@ def check_tree(value: object, where: str, field: str, depth: int = 6) -> object:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else fail(where, field, "a finite number", value)
     if isinstance(value, str):
-        if len(value) > 100_000 or any("\ud800" <= c <= "\udfff" for c in value):
+        if len(value) > 100_000 or not is_text(value):
             fail(where, field, "text of at most 100000 characters", value)
         return str(value)
     if depth == 0 or not isinstance(value, (dict, list, tuple)):

@@ -29,7 +29,12 @@ class _WithoutValues(TorchFunctionMode):
     """Tensors on the meta device have no values: what would write some is skipped, and they say they are on the CPU.
 
     The latter because a builder that asks may leave buffers empty, or make them on the meta device too.
+
+    Attributes:
+        missed: whether something could not be computed for want of values.
     """
+
+    missed = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         written = args[0] if args else (kwargs or {}).get("tensor")  # `torch.nn.init` passes it by that name
@@ -41,7 +46,17 @@ class _WithoutValues(TorchFunctionMode):
                 return _CPU
             if name == "__get__" and func.__self__.__name__ == "is_meta":
                 return False
-        return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.missed |= _lacks_values([*args, *(kwargs or {}).values()])
+            raise
+
+
+def _lacks_values(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_lacks_values, value))
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Module:
@@ -73,11 +88,13 @@ def build_on_meta(architecture: Architecture, options: dict[str, Any]) -> nn.Mod
 
     with torch.random.fork_rng(devices=[]):
         handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
+        without = _WithoutValues()
         try:
-            with _WithoutValues():
-                return architecture.build(**options)
-        except Exception:  # of whatever kind: the builder did not expect a parameter without values
-            pass
+            with without:
+                return build_real(architecture, options)
+        except ZooSlimError:
+            if not without.missed:
+                raise
         finally:
             handle.remove()
         return build_real(architecture, options)

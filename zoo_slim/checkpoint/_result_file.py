@@ -32,6 +32,8 @@ __all__ = ["check_attributes", "parse_result", "read_result", "write_result"]
 
 FORMAT, VERSION, VERSION_WITH_REMOVED = "zoo_slim.pruning", "1", "2"
 LARGEST = 16 << 20
+LARGEST_MASKS = 512 << 10
+"""Bytes of all masks together; in memory, an index takes 64 times the room of its bit."""
 
 _METADATA = {"format", "version", "kept", "masks", "attributes"}
 
@@ -63,6 +65,8 @@ def write_result(result: PruningResult, file: Path, shapes: Mapping[str, Sequenc
             key = keys.setdefault((mask.shape, bits.tobytes()), f"mask{len(keys)}")
             packed[key], masks[key] = torch.from_numpy(bits), list(mask.shape)
             kept.setdefault(name, {})[str(axis)] = key
+    if (size := sum(bits.numel() for bits in packed.values())) > LARGEST_MASKS:
+        raise CheckpointError(f"the pruning result: its masks are {size} bytes long, at most {LARGEST_MASKS} are read")
     removed = dict(result.removed)
     _check_removed(removed, (*result.kept, *result.attributes), shapes, "the pruning result")
     metadata = {
@@ -131,6 +135,8 @@ def parse_result(data: bytes, where: str, shapes: Mapping[str, Sequence[int]]) -
     if sizes.keys() != entries.keys():
         difference = sorted(sizes.keys() ^ entries.keys())[0]
         raise CheckpointError(f"{where}: masks: {show(difference)} is not both described and stored")
+    if (size_of_all := len(data) - 8 - length) > LARGEST_MASKS:
+        raise CheckpointError(f"{where}: masks: are {size_of_all} bytes long, at most {LARGEST_MASKS} are read")
     indices: dict[str, Tensor] = {}
     mask_sizes: dict[str, int] = {}
     for key, entry in entries.items():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._json import parse_object, show
+from zoo_slim.checkpoint._json import is_text, parse_object, show
 
 __all__ = ["DTYPES", "LARGEST_HEADER", "Entry", "parse_header", "serialize_header", "write_tensors"]
 
@@ -67,7 +67,7 @@ def parse_header(data: bytes, payload: int, where: str) -> tuple[dict[str, Entry
     """
     raw = parse_object(data, f"{where}: header", LARGEST_HEADER)
     metadata = raw.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) and is_text(text) for text in metadata.values()):
         raise CheckpointError(f"{where}: header: '__metadata__' must map text to text, found {show(metadata)}")
     entries: dict[str, Entry] = {}
     for name, value in raw.items():

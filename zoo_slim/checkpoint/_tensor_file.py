@@ -1,6 +1,7 @@
 """Read a safetensors file: whole, into memory of the tensors' own, or only the rows and columns that are kept."""
 
 import hashlib
+import io
 import math
 import os
 import stat
@@ -8,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,12 +60,7 @@ class TensorFile:
         self._workers = ThreadPoolExecutor(2)
         self._ahead: Future[dict[str, Tensor]] | None = None
         self._rooms = [_empty(torch.uint8, [0]), _empty(torch.uint8, [0])]
-        try:
-            # a FIFO would block until somebody writes to it
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            self._file = open(os.open(file, flags), "rb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+        self._file = _open(file)
         try:
             self._read_header()
         except BaseException:
@@ -73,10 +68,7 @@ class TensorFile:
             raise
 
     def _read_header(self) -> None:
-        status = os.fstat(self._file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{self._where}: is not a regular file")
-        self.size = status.st_size
+        self.size = os.fstat(self._file.fileno()).st_size
         if self._record is not None and self.size != self._record.bytes:
             raise CheckpointError(
                 f"{self._where}: config.json says that it is {self._record.bytes} bytes long, found {self.size}; fetch"
@@ -240,10 +232,21 @@ class TensorFile:
         self._file.close()
 
 
-def _readv(file: Any, reversed_buffers: Sequence[memoryview]) -> int:
+def _open(file: Path) -> io.FileIO:
+    """Open a regular file, without a buffer; a FIFO would block until somebody writes to it."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{file}: is not a regular file")
+    return io.FileIO(descriptor)
+
+
+def _readv(file: io.FileIO, reversed_buffers: Sequence[memoryview]) -> int:
     if not hasattr(os, "readv"):
-        count: int = file.readinto(reversed_buffers[-1])
-        return count
+        return file.readinto(reversed_buffers[-1]) or 0
     return os.readv(file.fileno(), reversed_buffers[: -_MOST_BUFFERS - 1 : -1])
 
 
