@@ -29,7 +29,8 @@ class Fault:
 
     Attributes:
         where: pattern of ``METHOD PATH``.
-        what: ``status`` (with ``status`` and ``headers``), ``drop`` (no answer), ``lost`` (done, but no answer),
+        what: ``status`` (with ``status`` and ``headers``), ``drop`` (no answer, the connection is closed), ``hang`` (it
+            is not), ``lost`` (done, but no answer),
             ``whole`` (no ranges), and for bodies ``cut``, ``stall`` (after ``after`` bytes), ``corrupt`` (one bit) or
             ``short`` (without the last ``after`` bytes).
         times: how often; None: always.
@@ -158,8 +159,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, urllib.parse.unquote(self.path), dict(self.headers)))
         try:
-            if (fault := self.hub.fault(self.line, "status drop")) is not None:
-                if fault.what == "drop":
+            if (fault := self.hub.fault(self.line, "status drop hang")) is not None:
+                if fault.what == "hang":
+                    self.hub.closed.wait(30)
+                if fault.what != "status":
                     self.close_connection = True
                     return
                 raise Refusal(fault.status, f"fault {fault.status}", **fault.headers)

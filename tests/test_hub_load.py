@@ -237,6 +237,16 @@ def test_a_hub_that_does_not_answer(hub: Hub, client: Client, model: dict[str, b
     assert "cannot be reached (Connect" in missing and "the cache has no pruned-0.75/config.json of main" in missing
 
 
+def test_a_hub_that_keeps_silent_is_asked_once(hub: Hub, client: Client, model: dict[str, bytes]) -> None:
+    client.run("""load("hf-hub:me/net", "0.5")""").ok()
+    count = len(hub.requests)
+    with hub.failing(Fault("HEAD", "hang")):
+        used = client.run("""load("hf-hub:me/net", "0.5")""", HF_HUB_ETAG_TIMEOUT="4")
+        assert used.code == 0 and "the Hub cannot be reached (ReadTimeout" in used.err
+        assert "is in the cache and is used" in used.err, "the network may be an old one"
+    assert [request.method for request in hub.requests[count:]] == ["HEAD"]
+
+
 def test_a_registered_name_is_asked_for_once(hub: Hub, client: Client, model: dict[str, bytes]) -> None:
     repo = hub.store.repo(f"me/{NAME}")
     repo.create()

@@ -18,7 +18,7 @@ class UnreachableError(NotThereError):
     """The Hub did not answer, or must not be asked. What is in the cache may do.
 
     Attributes:
-        final: asking again at once would not help.
+        final: the Hub must not be asked, so asking again does not help.
     """
 
     def __init__(self, message: str, final: bool = False, exists: bool = False):
@@ -100,7 +100,7 @@ def explain(
         return CheckpointError(
             f"{error.filename or HF_HUB_CACHE}: {error.strerror}; {file or 'it'} cannot be kept there"
         )
-    return UnreachableError(f"the Hub {failed} ({first_line(error)})", final="Timeout" in type(error).__name__)
+    return UnreachableError(f"the Hub {failed} ({first_line(error)})")
 
 
 def _revisions(remote: "Remote") -> str:

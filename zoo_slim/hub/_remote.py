@@ -1,5 +1,6 @@
 """A repository on the Hub, read through the Hub's own client."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ __all__ = ["Contents", "Head", "Remote", "quiet"]
 
 PATIENCE = 5.0
 """Seconds that the Hub has to answer where nobody asked for it by name."""
+
+_LONG = 3.0
+"""Seconds after which a question that failed is not asked again: the client has waited, or has itself tried again."""
 
 _T = TypeVar("_T")
 
@@ -115,7 +119,7 @@ class Remote:
                 self.repo, file, revision=revision, token=self.token, force_download=force, **_agent()
             )
 
-        return Path(self._ask(get, file, tries=2, failed=f"broke off the download of {file}"))
+        return Path(self._ask(get, file, tries=2, long=math.inf, failed=f"broke off the download of {file}"))
 
     def contents(self, revision: str | None) -> Contents:
         """Ask what the repository holds."""
@@ -139,16 +143,23 @@ class Remote:
         return constants.HF_HUB_ETAG_TIMEOUT if self.asked_for else min(PATIENCE, constants.HF_HUB_ETAG_TIMEOUT)
 
     def _ask(
-        self, call: Callable[[], _T], file: str | None = None, tries: int = 3, failed: str = "cannot be reached"
+        self,
+        call: Callable[[], _T],
+        file: str | None = None,
+        tries: int = 3,
+        long: float = _LONG,
+        failed: str = "cannot be reached",
     ) -> _T:
         if self.local_files_only:
             raise UnreachableError("the Hub is not to be asked, as local_files_only=True was given", final=True)
         for left in reversed(range(tries if self.asked_for else 1)):
+            start = time.monotonic()
             try:
                 return call()
             except Exception as error:
                 ours = explain(error, self, file, failed)
-                if not left or not isinstance(ours, UnreachableError) or ours.final:
+                waited = time.monotonic() - start > long
+                if not left or waited or not isinstance(ours, UnreachableError) or ours.final:
                     raise ours from error
             time.sleep(0.3 * 2 ** (tries - left))
         raise AssertionError("unreachable")
