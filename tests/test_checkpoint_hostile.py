@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from checkpoint_cnn import NAME, a_result, same_state, trained
 
 from zoo_slim import ZooSlimError, checkpoint
+from zoo_slim.checkpoint._meta import shapes_of
+from zoo_slim.checkpoint._result_file import write_result
 from zoo_slim.checkpoint._safetensors import DTYPES
 from zoo_slim.result import apply_result
 
@@ -283,6 +286,23 @@ def test_pruning_file(folder: Path, change: Callable[[dict[str, Any], bytes], tu
     assert file.read_bytes() != before
     reseal(folder)
     refused(folder, message)
+
+
+def test_names_of_one_tensor_keep_the_same(folder: Path, tmp_path: Path) -> None:
+    result, original = a_result(), trained()
+    slim = apply_result(original, result)
+    only_one = replace(result, kept={name: axes for name, axes in result.kept.items() if name != "scale"})
+    checkpoint.save(slim, tmp_path / "one", architecture=NAME, result=only_one)
+    assert same_state(checkpoint.load_folder(tmp_path / "one"), checkpoint.load_folder(folder))
+    two = replace(result, kept={**result.kept, "again": {0: result.kept["again"][0] + 0}})
+    checkpoint.save(slim, tmp_path / "two", architecture=NAME, result=two)
+    others = replace(result, kept={**result.kept, "again": {0: torch.tensor([0, 3, 5, 9, 10, 14])}})
+    with pytest.raises(ZooSlimError, match="'again' is another name of 'scale'"):
+        checkpoint.save(slim, tmp_path / "others", architecture=NAME, result=others)
+    (folder / PRUNING).unlink()
+    write_result(others, folder / PRUNING, shapes_of(original))
+    reseal(folder)
+    refused(folder, r"pruning\.safetensors: kept: 'again' is another name of 'scale'")
 
 
 def test_a_claimed_size_is_not_allocated(folder: Path) -> None:

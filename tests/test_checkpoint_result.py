@@ -13,7 +13,7 @@ from safetensors import safe_open
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint import read_result, write_result
 from zoo_slim.checkpoint._meta import shapes_of
-from zoo_slim.checkpoint._result_file import check_attributes
+from zoo_slim.checkpoint._result_file import check_meaning
 from zoo_slim.checkpoint._safetensors import write_tensors
 from zoo_slim.checkpoint._tensor_file import TensorFile
 from zoo_slim.result import PruningResult
@@ -80,10 +80,10 @@ def test_a_tuple_replaces_as_many_integers_of_a_list_or_tuple(kind: type, value:
     model.sizes = kind((8, 8))
     result = PruningResult({}, {"": {"sizes": value}})
     if fits:
-        check_attributes(result, model, "file")
+        check_meaning(result, model, "file")
     else:
         with pytest.raises(CheckpointError, match=r"sizes.*one of the same length; the freshly built module has"):
-            check_attributes(result, model, "file")
+            check_meaning(result, model, "file")
 
 
 @pytest.mark.parametrize("current", [[8, True], [8, 8.0], [8, [8]], ["a", "b"], "ab", None, {8, 9}, range(2)])
@@ -91,7 +91,7 @@ def test_what_is_no_list_of_integers_is_never_set(current: Any) -> None:
     model = torch.nn.Module()
     model.sizes = current
     with pytest.raises(CheckpointError, match="sizes"):
-        check_attributes(PruningResult({}, {"": {"sizes": (3, 5)}}), model, "file")
+        check_meaning(PruningResult({}, {"": {"sizes": (3, 5)}}), model, "file")
 
 
 def rewritten(file: Path, **changes: Any) -> Path:

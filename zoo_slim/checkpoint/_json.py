@@ -1,8 +1,10 @@
 """Strict JSON for files from strangers: bounded, no duplicate keys, no NaN, no infinity."""
 
+import contextlib
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import NoReturn
 
 from zoo_slim._errors import CheckpointError
@@ -24,21 +26,54 @@ def fail(where: str, field: str, expected: str, found: object) -> NoReturn:
     raise CheckpointError(f"{where}: field {field!r}: expected {expected}, found {show(found)}")
 
 
+class _NumberError(ValueError):
+    """A number that a file may not hold."""
+
+
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number that a file may hold")
+    raise _NumberError(f"{text} is not a number that a file may hold")
 
 
 def _integer(text: str) -> int:
     if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"the number {text[:20]}... is too long")
+        raise _NumberError(f"the number {text[:20]}... is too long")
     return int(text)
 
 
 def _real(text: str) -> float:
     value = float(text) if len(text) <= _LONGEST_NUMBER else math.inf
     if not math.isfinite(value):
-        raise ValueError(f"the number {text[:20]} is too large or too long")
+        raise _NumberError(f"the number {text[:20]} is too large or too long")
     return value
+
+
+def _field_of_number(text: str) -> str:
+    """Return the field of the first number that a file may not hold, to begin a message with; ``""`` if it has none."""
+    bad, found = object(), list[str]()
+
+    def number(parse: Callable[[str], object]) -> Callable[[str], object]:
+        def judge(text: str) -> object:
+            try:
+                return parse(text)
+            except _NumberError:
+                return bad
+
+        return judge
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        for name, value in pairs:
+            if value is bad or (isinstance(value, list) and any(item is bad for item in value)):
+                found.append(name)
+
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(
+            text,
+            parse_constant=number(_no_constant),
+            parse_int=number(_integer),
+            parse_float=number(_real),
+            object_pairs_hook=note,
+        )
+    return f"field {show(found[0])}: " if found else ""
 
 
 def is_text(value: str) -> bool:
@@ -73,6 +108,8 @@ def parse_object(data: bytes | str, where: str, limit: int) -> dict[str, object]
         value = json.loads(
             text, parse_constant=_no_constant, parse_int=_integer, parse_float=_real, object_pairs_hook=_unique
         )
+    except _NumberError as error:
+        raise CheckpointError(f"{where}: {_field_of_number(text)}{error}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: is not the JSON that zoo_slim writes: {show(str(error), 200)}") from None
     if not isinstance(value, dict):

@@ -18,7 +18,7 @@ from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, read_cons
 from zoo_slim.checkpoint._json import fail
 from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, attach_origin
-from zoo_slim.checkpoint._result_file import LARGEST, check_attributes, parse_result
+from zoo_slim.checkpoint._result_file import LARGEST, check_meaning, parse_result
 from zoo_slim.checkpoint._tensor_file import TensorFile
 from zoo_slim.checkpoint._weights import assign, check_own, read_base, wanted_tensors
 from zoo_slim.registry import Architecture, registry
@@ -297,7 +297,7 @@ def _parse_pruning(data: bytes | None, original: nn.Module, folder: Path) -> Pru
         return None
     where = str(folder / PRUNING)
     result = parse_result(data, where, shapes_of(original))
-    check_attributes(result, original, where)
+    check_meaning(result, original, where)
     return result
 
 

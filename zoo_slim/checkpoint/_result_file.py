@@ -28,7 +28,7 @@ from zoo_slim.checkpoint._json import parse_object, show
 from zoo_slim.checkpoint._safetensors import parse_header, write_tensors
 from zoo_slim.result import Attribute, PruningResult
 
-__all__ = ["check_attributes", "parse_result", "read_result", "write_result"]
+__all__ = ["check_meaning", "parse_result", "read_result", "write_result"]
 
 FORMAT, VERSION, VERSION_WITH_REMOVED = "zoo_slim.pruning", "1", "2"
 LARGEST = 16 << 20
@@ -105,7 +105,7 @@ def _mask(index: Tensor, shape: Sequence[int], axis: int, name: str) -> np.ndarr
 def read_result(file: str | Path, shapes: Mapping[str, Sequence[int]]) -> PruningResult:
     """Read and validate a pruning result.
 
-    The values of its attributes can only be judged with the model at hand: see `check_attributes`.
+    Some of it can only be judged with the model at hand: see `check_meaning`.
 
     Args:
         file: a ``pruning.safetensors`` of at most 16 MiB.
@@ -241,14 +241,17 @@ def _attributes(raw: dict[str, object], where: str) -> dict[str, dict[str, Attri
     return attributes
 
 
-def check_attributes(result: PruningResult, model: nn.Module, where: str) -> None:
-    """Check that every attribute exists on the freshly built model as an integer, or a tuple or list of as many.
+def check_meaning(result: PruningResult, model: nn.Module, where: str) -> None:
+    """Check what a result can only be judged by with the model at hand.
 
-    Properties, class attributes and booleans are none: nothing but plain numbers is ever set from a file.
+    Every attribute exists on the freshly built model as an integer, or a tuple or list of as many. Properties, class
+    attributes and booleans are none: nothing but plain numbers is ever set from a file. A tensor that has several names
+    keeps the same by each of those that the result has.
 
     Raises:
-        CheckpointError: naming the file, the module and the attribute.
+        CheckpointError: naming the file, and the module and the attribute, or the tensor.
     """
+    _check_shared(result, model, where)
     modules = dict(model.named_modules())
     for module, values in result.attributes.items():
         if module not in modules:
@@ -260,6 +263,18 @@ def check_attributes(result: PruningResult, model: nn.Module, where: str) -> Non
                     f"{where}: attributes: {show(module)}.{show(name)}: can only replace an integer by an integer, or a"
                     " tuple or list of integers by one of the same length; the freshly built module has"
                     f" {show(current)}"
+                )
+
+
+def _check_shared(result: PruningResult, model: nn.Module, where: str) -> None:
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    for name, tensor in named:
+        if name in result.kept and (other := first.setdefault(id(tensor), name)) != name:
+            mine, others = result.kept[name], result.kept[other]
+            if mine.keys() != others.keys() or not all(torch.equal(mine[axis], others[axis]) for axis in mine):
+                raise CheckpointError(
+                    f"{where}: kept: {show(name)} is another name of {show(other)}, but keeps something else of it"
                 )
 
 

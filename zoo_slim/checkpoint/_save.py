@@ -17,7 +17,7 @@ from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, replacing
 from zoo_slim.checkpoint._json import check_tree
 from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, origin_of, unwrap
-from zoo_slim.checkpoint._result_file import check_attributes, write_result
+from zoo_slim.checkpoint._result_file import check_meaning, write_result
 from zoo_slim.checkpoint._weights import check_fits, floating_dtype, write_weights
 from zoo_slim.registry import registry
 from zoo_slim.result import PruningResult, apply_result
@@ -97,7 +97,7 @@ def save(
     described = f"architecture {known.name!r}"
     expected = original
     if origin.result is not None:
-        check_attributes(origin.result, original, "the pruning result")
+        check_meaning(origin.result, original, "the pruning result")
         expected = apply_result(original, origin.result)
         described += " with its pruning result"
     check_fits(model, expected, described)
