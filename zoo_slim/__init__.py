@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo_slim.result import apply_result as apply_result
     from zoo_slim.schema import PruningSchema as PruningSchema
     from zoo_slim.slimming import SlimPruner as SlimPruner
+    from zoo_slim.slimming import fold_constants as fold_constants
     from zoo_slim.slimming import slim as slim
     from zoo_slim.slimming import verify as verify
     from zoo_slim.sparsity import update_bn_grad as update_bn_grad
@@ -36,6 +37,7 @@ _HOMES = {
     "SlimPruner": "slimming",
     "ZooSlimError": "_errors",
     "apply_result": "result",
+    "fold_constants": "slimming",
     "list_models": "listing",
     "load": "loading",
     "push_to_hub": "hub",

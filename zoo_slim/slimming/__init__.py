@@ -2,6 +2,7 @@
 
 from zoo_slim.slimming._cost import count_macs, count_params
 from zoo_slim.slimming._criteria import Criterion
+from zoo_slim.slimming._fold import Folding, fold_constants
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._pruner import SlimPruner
@@ -12,7 +13,7 @@ from zoo_slim.slimming._slim import slim
 from zoo_slim.slimming._verify import TOLERANCE, Verification, randomize, training_step, verify
 
 __all__ = [
-    "TOLERANCE", "Criterion", "SlimPruner", "Verification", "count_macs", "count_params", "find_blocks",
-    "from_original", "list_criteria", "over_batches", "randomize", "result_from_keep", "score", "select", "slim",
-    "to_original", "training_step", "verify",
+    "TOLERANCE", "Criterion", "Folding", "SlimPruner", "Verification", "count_macs", "count_params", "find_blocks",
+    "fold_constants", "from_original", "list_criteria", "over_batches", "randomize", "result_from_keep", "score",
+    "select", "slim", "to_original", "training_step", "verify",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import by_threshold, select
 from zoo_slim.tracing import Example, meta_copy, trace
 
-__all__ = ["remove", "slim"]
+__all__ = ["example_of", "remove", "slim"]
 
 
 def slim(
@@ -71,7 +71,7 @@ def slim(
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
     _check_arguments(given, remove_blocks)
     if example_input is None:
-        example_input = _example_of(model)
+        example_input = example_of(model)
     if schema is None:
         schema = _bundled_schema(model) or trace(model, example_input)
     else:
@@ -154,7 +154,7 @@ def remove(model: nn.Module, result: PruningResult) -> nn.Module:
     return slim_model
 
 
-def _example_of(model: nn.Module) -> Example:
+def example_of(model: nn.Module) -> Example:
     origin = getattr(model, "zoo_slim_origin", None)
     if origin is None:
         raise SlimmingError(
