@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from zoo_slim._errors import DataError
-from zoo_slim.training import ImageTensors, load_dataset
+from zoo_slim.training import ImageTensors, TrainingError, load_dataset
 from zoo_slim.training import _cifar as cifar
-from zoo_slim.training._augment import crop_and_flip, normalise
-from zoo_slim.training._data import pixel_statistics, spread, steps_per_epoch
+from zoo_slim.training._augment import Normaliser, crop_and_flip, cut_out, draw_crops, draw_places
+from zoo_slim.training._data import pixel_statistics, rows_of, spread, steps_per_epoch
 
 CPU = torch.device("cpu")
 
@@ -254,7 +254,7 @@ def test_crops_and_flips_are_shifted_copies():
     images = torch.randint(1, 256, (64, 3, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     found = set()
-    crops = crop_and_flip(images, torch.Generator().manual_seed(1), padding=2)
+    crops = crop_and_flip(images, draw_crops(64, torch.Generator().manual_seed(1), padding=2), padding=2)
     for image, border, crop in zip(images, padded, crops, strict=True):
         places = [
             (top, left, mirrored)
@@ -271,20 +271,76 @@ def test_crops_and_flips_are_shifted_copies():
 
 def test_no_flip_means_no_flip():
     images = torch.arange(4, dtype=torch.uint8).expand(32, 3, 2, 4)
-    crops = crop_and_flip(images, torch.Generator().manual_seed(0), padding=0, flip=False)
+    drawn = [draw_crops(32, torch.Generator().manual_seed(0), padding=0, flip=flip) for flip in (False, True)]
+    crops, flipped = (crop_and_flip(images, draw, padding=0) for draw in drawn)
     assert torch.equal(crops, images)
-    flipped = crop_and_flip(images, torch.Generator().manual_seed(0), padding=0, flip=True)
     assert {tuple(image[0, 0].tolist()) for image in flipped} == {(0, 1, 2, 3), (3, 2, 1, 0)}
+
+
+@pytest.mark.parametrize("side", [1, 3, 4])
+def test_cut_out_erases_a_square(side):
+    places = draw_places(200, 7, 9, torch.Generator().manual_seed(0))
+    assert places.amin(0).tolist() == [0, 0] and places.amax(0).tolist() == [6, 8]
+    holes = cut_out(torch.ones(200, 2, 7, 9), places, side) == 0
+    assert torch.equal(holes[:, 0], holes[:, 1])
+    for hole, (row, column) in zip(holes[:, 0], places.tolist(), strict=True):
+        inside = torch.zeros(7 + 2 * side, 9 + 2 * side, dtype=torch.bool)
+        top, left = row + side - side // 2, column + side - side // 2
+        inside[top : top + side, left : left + side] = True
+        assert torch.equal(hole, inside[side:-side, side:-side])
 
 
 def test_normalise_and_statistics():
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = pixel_statistics(images)
-    values = normalise(images, mean, std)
+    values = Normaliser(mean, std, CPU)(images)
     assert values.dtype == torch.float32
     assert values.mean((0, 2, 3)).abs().max() < 1e-4 and (values.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
-    constant = normalise(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), (0.5,), (0.25,))
+    constant = Normaliser((0.5,), (0.25,), CPU)(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8))
     assert torch.allclose(constant, torch.full((1, 1, 2, 2), 2.0))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_the_same_batches(tmp_path, processes):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (50, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(50)
+    data = ImageTensors("toy", tuple(map(str, range(50))), images, labels, images, labels, (0.0,) * 3, (1.0,) * 3)
+    write_images(tmp_path, "train", {"cat": 26, "dog": 24})
+    write_images(tmp_path, "val", {"cat": 1, "dog": 4})
+    for dataset in (data, load_dataset("image-folder", tmp_path, 8)):
+        whole = list(dataset.train_batches(24, seed=1, epoch=2, device=CPU))
+        parts = [
+            list(dataset.train_batches(24, seed=1, epoch=2, device=CPU, part=(process, processes)))
+            for process in range(processes)
+        ]
+        rows = [rows_of(24, (process, processes)) for process in range(processes)]
+        assert sorted(torch.cat(rows).tolist()) == list(range(24))
+        for number, (batch, targets) in enumerate(whole):
+            for own, part in zip(rows, parts, strict=True):
+                assert torch.equal(part[number][0], batch[own]) and torch.equal(part[number][1], targets[own])
+                assert torch.equal(targets.flip(0)[own], part[number][1].flip(0)), "partners in mixing"
+        tests = [
+            labels
+            for process in range(processes)
+            for _, labels in dataset.test_batches(2, device=CPU, part=(process, processes))
+        ]
+        assert sum(map(len, tests)) == dataset.test_count
+        assert sorted(torch.cat(tests).tolist()) == sorted(
+            torch.cat([labels for _, labels in dataset.test_batches(7, device=CPU)]).tolist()
+        )
+    with pytest.raises(TrainingError, match=f"must be a multiple of {2 * processes}"):
+        rows_of(23, (0, processes))
+
+
+def test_images_are_copied_to_a_device_once():
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    data = ImageTensors(
+        "toy", ("a",), images, images[:, 0, 0, 0].long(), images, images[:, 0, 0, 0].long(), (0.5,), (1.0,)
+    )
+    meta = torch.device("meta")
+    assert data._on(meta)[0].device == meta and data._on(meta)[0] is data._on(meta)[0]
+    assert data._on(CPU)[0] is images
 
 
 def test_each_epoch_shows_each_image_once():

@@ -1,20 +1,46 @@
-"""Training: data sets, sparsity training, fine-tuning, and runs that survive being killed."""
+"""Training: data sets, sparsity training, fine-tuning, and runs that survive being killed.
 
-from zoo_slim.training._data import DATASETS, Dataset, ImageTensors, load_dataset
-from zoo_slim.training._evaluate import evaluate
-from zoo_slim.training._loop import fit
-from zoo_slim.training._loss import classification_loss
-from zoo_slim.training._settings import Settings, TrainingError, seed_everything
+Importing this package does not import torch: every public name is loaded on first use.
+"""
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "ImageTensors",
-    "Settings",
-    "TrainingError",
-    "classification_loss",
-    "evaluate",
-    "fit",
-    "load_dataset",
-    "seed_everything",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_slim.training._data import DATASETS as DATASETS
+    from zoo_slim.training._data import Dataset as Dataset
+    from zoo_slim.training._data import ImageTensors as ImageTensors
+    from zoo_slim.training._data import load_dataset as load_dataset
+    from zoo_slim.training._evaluate import evaluate as evaluate
+    from zoo_slim.training._loop import fit as fit
+    from zoo_slim.training._loss import classification_loss as classification_loss
+    from zoo_slim.training._randomness import seed_everything as seed_everything
+    from zoo_slim.training._settings import Settings as Settings
+    from zoo_slim.training._settings import TrainingError as TrainingError
+
+_HOMES = {
+    "DATASETS": "_data",
+    "Dataset": "_data",
+    "ImageTensors": "_data",
+    "Settings": "_settings",
+    "TrainingError": "_settings",
+    "classification_loss": "_loss",
+    "evaluate": "_evaluate",
+    "fit": "_loop",
+    "load_dataset": "_data",
+    "seed_everything": "_randomness",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zoo_slim.training' has no attribute {name!r}")
+    value = getattr(import_module(f"zoo_slim.training.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

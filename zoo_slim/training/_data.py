@@ -1,7 +1,7 @@
 """Data sets: what a training needs of one, small ones held in memory, and finding one by name."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import DataError
-from zoo_slim.training._augment import crop_and_flip, normalise
-from zoo_slim.training._settings import derived_seed
+from zoo_slim.training._augment import Normaliser, crop_and_flip, draw_crops
+from zoo_slim.training._randomness import generator_of
+from zoo_slim.training._settings import TrainingError
 
-__all__ = ["DATASETS", "Batch", "Dataset", "ImageTensors", "load_dataset"]
+__all__ = ["ALONE", "DATASETS", "Batch", "Dataset", "ImageTensors", "Part", "load_dataset", "rows_of"]
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images, float32 ``[N, 3, H, W]``, and labels, int64 ``[N]``, on the device asked for."""
+
+Part = tuple[int, int]
+"""Which of several processes this is, and how many there are."""
+
+ALONE: Part = (0, 1)
 
 DATASETS = ("cifar10", "mnist", "fashion-mnist", "image-folder")
 
@@ -39,13 +45,26 @@ class Dataset(Protocol):
     def test_count(self) -> int: ...
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, first: int = 0, device: torch.device, workers: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        first: int = 0,
+        device: torch.device,
+        workers: int = 0,
+        part: Part = ALONE,
     ) -> Iterator[Batch]:
-        """Yield the augmented batches of ``epoch`` from step ``first`` on; an incomplete last one is left out."""
+        """Yield the augmented batches of ``epoch`` from number ``first`` on; an incomplete last one is left out.
+
+        Of several processes each gets its rows of the same batches, see `rows_of`.
+        """
         ...
 
-    def test_batches(self, batch_size: int, *, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        """Yield the test images once, in order."""
+    def test_batches(
+        self, batch_size: int, *, device: torch.device, workers: int = 0, part: Part = ALONE
+    ) -> Iterator[Batch]:
+        """Yield the test images once, in order; of several processes each gets every so many-th batch."""
         ...
 
     def limited(self, count: int) -> "Dataset":
@@ -75,6 +94,7 @@ class ImageTensors:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
+    _copies: dict[torch.device, tuple[Tensor, ...]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
@@ -106,19 +126,42 @@ class ImageTensors:
         return len(self.test_images)
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, first: int = 0, device: torch.device, workers: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        first: int = 0,
+        device: torch.device,
+        workers: int = 0,
+        part: Part = ALONE,
     ) -> Iterator[Batch]:
-        order = shuffled(self.train_count, seed, epoch)
-        images, labels = self.train_images.to(device), self.train_labels.to(device)
+        images, labels, *_ = self._on(device)
+        normalise = Normaliser(self.mean, self.std, device)
+        order = shuffled(self.train_count, seed, epoch).to(device)
+        crops = draw_crops(self.train_count, generator_of(seed, "crops", epoch), flip=self.flip).to(device)
+        rows = rows_of(min(batch_size, self.train_count), part).to(device)
         for step in range(first, steps_per_epoch(self.train_count, batch_size)):
-            index = order[step * batch_size : (step + 1) * batch_size].to(device)
-            generator = torch.Generator().manual_seed(derived_seed(seed, "augment", epoch, step))
-            batch = crop_and_flip(images[index], generator, flip=self.flip)
-            yield normalise(batch, self.mean, self.std), labels[index]
+            places = step * batch_size + rows
+            index = order[places]
+            yield normalise(crop_and_flip(images[index], crops[places])), labels[index]
 
-    def test_batches(self, batch_size: int, *, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        for images, labels in zip(self.test_images.split(batch_size), self.test_labels.split(batch_size), strict=True):
-            yield normalise(images.to(device), self.mean, self.std), labels.to(device)
+    def test_batches(
+        self, batch_size: int, *, device: torch.device, workers: int = 0, part: Part = ALONE
+    ) -> Iterator[Batch]:
+        *_, images, labels = self._on(device)
+        normalise = Normaliser(self.mean, self.std, device)
+        process, processes = part
+        for start in range(process * batch_size, self.test_count, processes * batch_size):
+            stop = start + batch_size
+            yield normalise(images[start:stop]), labels[start:stop]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return all images and labels on the device; they are copied there once, and stay."""
+        if device not in self._copies:
+            tensors = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+            self._copies[device] = tuple(tensor.to(device) for tensor in tensors)
+        return self._copies[device]
 
     def limited(self, count: int) -> "ImageTensors":
         train, test = spread(self.train_count, count), spread(self.test_count, count)
@@ -136,9 +179,31 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return max(count // batch_size, 1)
 
 
+def rows_of(size: int, part: Part) -> Tensor:
+    """Return the rows of a batch of ``size`` that are this process's: int64 ``[size / processes]``, ascending.
+
+    Half of them lie as far from the end as the other half from the start, so that images which are mixed with those in
+    the reverse order find their partners in the same process.
+
+    Raises:
+        TrainingError: the batch cannot be shared out evenly.
+    """
+    process, processes = part
+    if processes == 1:
+        return torch.arange(size)
+    half, rest = divmod(size, 2 * processes)
+    if rest:
+        raise TrainingError(
+            f"{size} images cannot be shared out among {processes} processes: "
+            f"batch_size / accumulate must be a multiple of {2 * processes}"
+        )
+    first = torch.arange(process * half, (process + 1) * half)
+    return torch.cat([first, size - 1 - first.flip(0)])
+
+
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     """Return the order of the training images in ``epoch``: a permutation, int64 ``[count]``."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "shuffle", epoch)))
+    return torch.randperm(count, generator=generator_of(seed, "shuffle", epoch))
 
 
 def spread(count: int, limit: int) -> Tensor:

@@ -1,14 +1,25 @@
-"""Accuracy and loss on the test images."""
+"""Accuracy and loss on the test images, always in float32."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo_slim.training._data import Dataset
+from zoo_slim.training._data import ALONE, Dataset, Part
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._progress import progress
 
-__all__ = ["evaluate"]
+__all__ = ["PROTOCOL", "count_correct", "evaluate", "totals_on"]
+
+PROTOCOL = {"compute": "float32", "batch_size": 256, "images": "every test image once, whole and unmirrored"}
+"""How recorded accuracies are measured."""
+
+NOTE_SECONDS = 1.0
+"""Totals are fetched from the device no more often, to show them."""
 
 
 def evaluate(
@@ -23,7 +34,7 @@ def evaluate(
     Args:
         model: any classifier of images ``[N, 3, H, W]`` -> logits ``[N, classes]``.
         dataset: its test images are used, once each.
-        batch_size: images per forward.
+        batch_size: images per forward; it does not matter but for rounding.
         device: where the images go; default: where the model's parameters are. The model is moved there.
         workers: processes that decode images, for data sets that need it.
 
@@ -31,19 +42,59 @@ def evaluate(
         ``accuracy`` in 0..1, ``loss`` (mean cross entropy) and ``count`` of images.
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
-    model.to(where)
+    loss, correct, count = count_correct(model.to(where), dataset, batch_size, where, workers).tolist()
+    return {"accuracy": correct / count, "loss": loss / count, "count": int(count)}
+
+
+def count_correct(
+    model: nn.Module, dataset: Dataset, batch_size: int, device: torch.device, workers: int = 0, part: Part = ALONE
+) -> Tensor:
+    """Test a classifier that is on ``device``, on the batches of one process.
+
+    Returns:
+        ``[sum of losses, correct, count]`` on the device. Nothing waits for the device before that is read.
+    """
     modes = {module: module.training for module in model.modules()}
-    correct, loss, count = 0, 0.0, 0
+    totals, noted = totals_on(device), time.monotonic()
     model.eval()
     try:
-        with torch.inference_mode(), progress("test", -(-dataset.test_count // batch_size)) as advance:
-            for images, labels in dataset.test_batches(batch_size, device=where, workers=workers):
+        with (
+            torch.inference_mode(),
+            _full_precision(device),
+            progress("test", -(-dataset.test_count // (batch_size * part[1]))) as advance,
+        ):
+            for images, labels in dataset.test_batches(batch_size, device=device, workers=workers, part=part):
                 logits = logits_of(model(images)).float()
-                correct += int((logits.argmax(1) == labels).sum())
-                loss += float(functional.cross_entropy(logits, labels, reduction="sum").double())
-                count += len(labels)
-                advance(f"accuracy {correct / count:.4f}")
+                loss = functional.cross_entropy(logits, labels, reduction="none").to(totals.dtype).sum()
+                correct = (logits.argmax(1) == labels).sum()
+                totals += torch.stack([loss, correct, torch.full_like(correct, len(labels))])
+                note = None
+                if time.monotonic() - noted > NOTE_SECONDS and advance.shown:
+                    note, noted = f"accuracy {float(totals[1] / totals[2]):.4f}", time.monotonic()
+                advance(note)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return {"accuracy": correct / count, "loss": loss / count, "count": count}
+    return totals.clone()
+
+
+def totals_on(device: torch.device) -> Tensor:
+    """Return zeros to sum losses, correct ones and counts in, as precise as the device has it."""
+    return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Keep convolutions from rounding their inputs to TF32, as they do by default on NVIDIA's GPUs."""
+    if device.type != "cuda":
+        yield
+        return
+    backends: Any = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import DataError
-from zoo_slim.training._data import Batch, shuffled, spread, steps_per_epoch
-from zoo_slim.training._settings import derived_seed
+from zoo_slim.training._data import ALONE, Batch, Part, rows_of, shuffled, spread, steps_per_epoch
+from zoo_slim.training._randomness import derived_seed
 
 __all__ = ["FolderImages", "read_folder"]
 
@@ -77,16 +77,30 @@ class FolderImages:
         return len(self.test_files)
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, first: int = 0, device: torch.device, workers: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        first: int = 0,
+        device: torch.device,
+        workers: int = 0,
+        part: Part = ALONE,
     ) -> Iterator[Batch]:
-        steps = steps_per_epoch(self.train_count, batch_size)
-        order = shuffled(self.train_count, seed, epoch)[first * batch_size : steps * batch_size]
+        order = shuffled(self.train_count, seed, epoch)
+        rows = rows_of(min(batch_size, self.train_count), part)
+        steps = range(first, steps_per_epoch(self.train_count, batch_size))
+        batches = [order[step * batch_size + rows].tolist() for step in steps]
         view = _View(self.train_files, self._transforms(train=True), (seed, epoch))
-        yield from _batches(view, order.tolist(), batch_size, device, workers)
+        yield from _load(view, batches, device, workers)
 
-    def test_batches(self, batch_size: int, *, device: torch.device, workers: int = 0) -> Iterator[Batch]:
-        view = _View(self.test_files, self._transforms(train=False), None)
-        yield from _batches(view, list(range(self.test_count)), batch_size, device, workers)
+    def test_batches(
+        self, batch_size: int, *, device: torch.device, workers: int = 0, part: Part = ALONE
+    ) -> Iterator[Batch]:
+        process, processes = part
+        starts = range(process * batch_size, self.test_count, processes * batch_size)
+        batches = [list(range(start, min(start + batch_size, self.test_count))) for start in starts]
+        yield from _load(_View(self.test_files, self._transforms(train=False), None), batches, device, workers)
 
     def limited(self, count: int) -> "FolderImages":
         return replace(
@@ -127,11 +141,10 @@ class _View(torch.utils.data.Dataset):
             return self.transform(image), label
 
 
-def _batches(view: _View, order: list[int], batch_size: int, device: torch.device, workers: int) -> Iterator[Batch]:
+def _load(view: _View, batches: list[list[int]], device: torch.device, workers: int) -> Iterator[Batch]:
     loader = torch.utils.data.DataLoader(
         view,
-        batch_size=batch_size,
-        sampler=order,
+        batch_sampler=batches,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),

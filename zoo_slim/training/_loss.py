@@ -21,13 +21,15 @@ def classification_loss(outputs: Any, labels: Tensor, label_smoothing: float = 0
     Args:
         outputs: logits ``[N, classes]``, or a (named) tuple, list or dict with the logits first (in a dict: under
             ``logits`` or ``out``) and one or two auxiliary logits, which may be None.
-        labels: int64 ``[N]``.
+        labels: int64 ``[N]``, or probabilities ``[N, C]`` of the first C classes.
         label_smoothing: between 0 and 1.
 
     Raises:
         TrainingError: outputs of another kind.
     """
     main, *auxiliary = _all_logits(outputs)
+    if labels.is_floating_point():
+        labels = functional.pad(labels.to(main.dtype), (0, main.shape[1] - labels.shape[1]))
     loss = functional.cross_entropy(main, labels, label_smoothing=label_smoothing)
     for logits in auxiliary:
         weight = AUXILIARY_WEIGHTS[len(auxiliary)]

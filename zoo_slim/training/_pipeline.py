@@ -15,7 +15,8 @@ from zoo_slim.training._evaluate import evaluate
 from zoo_slim.training._loop import fit
 from zoo_slim.training._preflight import check_device, check_forward, check_ratio, check_schema
 from zoo_slim.training._progress import announce
-from zoo_slim.training._settings import Settings, TrainingError, seed_everything
+from zoo_slim.training._randomness import seed_everything
+from zoo_slim.training._settings import Settings, TrainingError
 from zoo_slim.training._state import digest_of, write_json
 
 __all__ = ["Data", "finetune", "measure", "run_all", "train"]

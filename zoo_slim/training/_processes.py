@@ -1,0 +1,108 @@
+"""Several processes on one run, as `accelerate launch` starts them; a single one is the usual case.
+
+All of them read the same files; only the main one writes.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+
+from zoo_slim.training._settings import Settings, TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["add_up", "by_main", "is_main", "join", "main_decides", "spread_from_main"]
+
+
+def join(settings: Settings) -> "Accelerator":
+    """Take the place among the processes that the launcher gave this one.
+
+    Raises:
+        TrainingError: accelerate is missing, or was told to do what is not done here.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedType
+    except ImportError as error:
+        raise TrainingError('training needs accelerate: pip install "zoo_slim[train]"') from error
+
+    # The state is process-wide and refuses a second run with another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            mixed_precision=settings.amp,
+            gradient_accumulation_steps=settings.accumulate,
+        )
+    except ValueError as error:
+        raise TrainingError(f"amp {settings.amp} does not work on this device: {error}") from error
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in known:
+        raise TrainingError(
+            f"training does not run under {accelerator.distributed_type.value}; "
+            "start it with accelerate launch --multi_gpu --num_processes N, or without a launcher"
+        )
+    return accelerator
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def by_main(action: Callable[[], Any], device: torch.device | str = "cpu") -> None:
+    """Let the main process do something, while the others wait for it.
+
+    Raises:
+        TrainingError: in the others, where it failed in the main process.
+    """
+    if not _several():
+        action()
+        return
+    failure: Exception | None = None
+    if is_main():
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    failed = torch.tensor([failure is not None], dtype=torch.int64, device=device)
+    distributed.broadcast(failed, 0)
+    if failure is not None:
+        raise failure
+    if failed.item():
+        raise TrainingError("the main process stopped; its message says why")
+
+
+def main_decides(answer: bool, device: torch.device) -> bool:
+    """Return the main process's answer in all of them."""
+    if not _several():
+        return answer
+    told = torch.tensor([answer], dtype=torch.int64, device=device)
+    distributed.broadcast(told, 0)
+    return bool(told.item())
+
+
+def add_up(totals: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes."""
+    totals = totals.clone()
+    if _several():
+        distributed.all_reduce(totals)
+    return totals
+
+
+def spread_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the main process."""
+    if _several():
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
