@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo_slim.schema import PruningSchema as PruningSchema
     from zoo_slim.slimming import SlimPruner as SlimPruner
     from zoo_slim.slimming import fold_constants as fold_constants
+    from zoo_slim.slimming import recalibrate as recalibrate
     from zoo_slim.slimming import slim as slim
     from zoo_slim.slimming import verify as verify
     from zoo_slim.sparsity import update_bn_grad as update_bn_grad
@@ -41,6 +42,7 @@ _HOMES = {
     "list_models": "listing",
     "load": "loading",
     "push_to_hub": "hub",
+    "recalibrate": "slimming",
     "register": "registry",
     "save": "checkpoint",
     "slim": "slimming",

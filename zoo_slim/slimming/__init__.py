@@ -6,6 +6,7 @@ from zoo_slim.slimming._fold import Folding, fold_constants
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._pruner import SlimPruner
+from zoo_slim.slimming._recalibrate import recalibrate
 from zoo_slim.slimming._removal import find_blocks
 from zoo_slim.slimming._score import list_criteria, over_batches, score
 from zoo_slim.slimming._select import select
@@ -14,6 +15,6 @@ from zoo_slim.slimming._verify import TOLERANCE, Verification, randomize, traini
 
 __all__ = [
     "TOLERANCE", "Criterion", "Folding", "SlimPruner", "Verification", "count_macs", "count_params", "find_blocks",
-    "fold_constants", "from_original", "list_criteria", "over_batches", "randomize", "result_from_keep", "score",
-    "select", "slim", "to_original", "training_step", "verify",
+    "fold_constants", "from_original", "list_criteria", "over_batches", "randomize", "recalibrate",
+    "result_from_keep", "score", "select", "slim", "to_original", "training_step", "verify",
 ]  # fmt: skip
