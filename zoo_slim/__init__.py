@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo_slim.result import apply_result as apply_result
     from zoo_slim.schema import PruningSchema as PruningSchema
     from zoo_slim.slimming import SlimPruner as SlimPruner
+    from zoo_slim.slimming import find_cliff as find_cliff
     from zoo_slim.slimming import fold_constants as fold_constants
     from zoo_slim.slimming import recalibrate as recalibrate
     from zoo_slim.slimming import slim as slim
@@ -38,6 +39,7 @@ _HOMES = {
     "SlimPruner": "slimming",
     "ZooSlimError": "_errors",
     "apply_result": "result",
+    "find_cliff": "slimming",
     "fold_constants": "slimming",
     "list_models": "listing",
     "load": "loading",

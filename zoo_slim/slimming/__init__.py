@@ -1,5 +1,6 @@
 """Slimming: criteria, selection, removal, and the proof that what is left computes the same."""
 
+from zoo_slim.slimming._cliff import Cliff, find_cliff
 from zoo_slim.slimming._cost import count_macs, count_params
 from zoo_slim.slimming._criteria import Criterion
 from zoo_slim.slimming._fold import Folding, fold_constants
@@ -14,7 +15,7 @@ from zoo_slim.slimming._slim import slim
 from zoo_slim.slimming._verify import TOLERANCE, Verification, randomize, training_step, verify
 
 __all__ = [
-    "TOLERANCE", "Criterion", "Folding", "SlimPruner", "Verification", "count_macs", "count_params", "find_blocks",
-    "fold_constants", "from_original", "list_criteria", "over_batches", "randomize", "recalibrate",
-    "result_from_keep", "score", "select", "slim", "to_original", "training_step", "verify",
+    "TOLERANCE", "Cliff", "Criterion", "Folding", "SlimPruner", "Verification", "count_macs", "count_params",
+    "find_blocks", "find_cliff", "fold_constants", "from_original", "list_criteria", "over_batches", "randomize",
+    "recalibrate", "result_from_keep", "score", "select", "slim", "to_original", "training_step", "verify",
 ]  # fmt: skip

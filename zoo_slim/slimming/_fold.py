@@ -10,7 +10,8 @@ from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult, slice_tensor
 from zoo_slim.schema import model_tensors
 from zoo_slim.slimming._constants import Reader, find_readers
-from zoo_slim.slimming._slim import example_of, remove
+from zoo_slim.slimming._defaults import example_of
+from zoo_slim.slimming._slim import remove
 from zoo_slim.tracing import Example
 
 __all__ = ["Folding", "fold_constants"]

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -14,6 +14,7 @@ from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult
 from zoo_slim.schema import PruningSchema, loads
 from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original
+from zoo_slim.slimming._cliff import before_cliff
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
@@ -53,28 +54,36 @@ class SlimPruner:
             )
         return self._pruned
 
-    def run(self, prune_ratio: float) -> list[dict[str, Any]]:
+    def run(self, prune_ratio: float | Literal["auto"]) -> list[dict[str, Any]]:
         """Slim by the |gamma| of the BatchNorms.
 
         Args:
-            prune_ratio: the share of all channels whose scale falls below the threshold.
+            prune_ratio: the share of all channels whose scale falls below the threshold; or, but with a schema of the
+                original tool's format, ``"auto"``, see `find_cliff`.
 
         Returns:
             the result in the original's form: for each BatchNorm ``name`` and ``keep_idxes``, for each convolution
             ``in_channels_keep_idxes`` and ``out_channels_keep_idxes``, for each Linear ``in_features_keep_idxes``.
 
         Raises:
-            SlimmingError: no schema was given, or the ratio is not in ``[0, 1)``.
+            SlimmingError: no schema was given, the ratio is not in ``[0, 1)``, or nothing could go before the cliff.
             SchemaError: the schema does not fit the model.
         """
         if self._schema is None:
             raise SlimmingError("no schema to slim by: SlimPruner(model, schema), where zoo_slim.trace makes one")
         if isinstance(self._schema, OriginalSchema):
+            if isinstance(prune_ratio, str):
+                raise SlimmingError(
+                    f"prune_ratio={prune_ratio!r}: the original's rules know shares only; give a number, or convert "
+                    "the schema with zoo_slim.schema.convert_original"
+                )
             schema = convert_original(self._schema, self._model)
             keep = select_as_original(self._schema, schema, self._model, prune_ratio)
         else:
             schema = self._schema
             schema.check(self._model)
+            if prune_ratio == "auto":
+                prune_ratio = before_cliff(self._model, schema)
             keep = select(schema, score(self._model, schema, "bn_scale"), prune_ratio)
         self._apply(result_from_keep(self._model, schema, keep))
         assert self.result is not None

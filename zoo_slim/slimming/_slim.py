@@ -4,29 +4,32 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
-from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult, apply_result
-from zoo_slim.schema import PruningSchema, read_schema
+from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._budget import MOST, Budget
+from zoo_slim.slimming._cliff import before_cliff
 from zoo_slim.slimming._criteria import Criterion
+from zoo_slim.slimming._defaults import example_of, schema_for
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, without
 from zoo_slim.slimming._run_check import run_check
 from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import by_threshold, select
-from zoo_slim.tracing import Example, meta_copy, trace
+from zoo_slim.tracing import Example, meta_copy
 
-__all__ = ["example_of", "remove", "slim"]
+__all__ = ["remove", "slim"]
 
 
 def slim(
     model: nn.Module,
     *,
-    ratio: float | None = None,
+    ratio: float | Literal["auto"] | None = None,
     params: int | float | None = None,
     macs: int | float | None = None,
     remove_blocks: RemoveBlocks | None = None,
@@ -44,7 +47,8 @@ def slim(
 
     Args:
         model: the network, usually after sparsity training.
-        ratio: the share of all scored channels to remove, ``0 <= ratio < 1``.
+        ratio: the share of all scored channels to remove, ``0 <= ratio < 1``; or ``"auto"``: as much as next to nothing
+            is lost with, see `find_cliff`.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
         remove_blocks: residual blocks ``act(x + branch(x))`` to take out whole, see `zoo_slim.slimming.find_blocks`:
@@ -65,19 +69,19 @@ def slim(
         the slim network, in the mode of the given one, and the pruning result from which it can be rebuilt.
 
     Raises:
-        SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, or a
-            budget that cannot be met.
+        SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
+            budget that cannot be met, or nothing that could go before the cliff.
     """
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
-    _check_arguments(given, remove_blocks)
+    _check_arguments(given, remove_blocks, criterion)
     if example_input is None:
         example_input = example_of(model)
-    if schema is None:
-        schema = _bundled_schema(model) or trace(model, example_input)
-    else:
-        schema.check(model)
+    schema = schema_for(model, schema, example_input)
+    if ratio == "auto":
+        ratio = before_cliff(model, schema, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
     probe = meta_copy(model)
-    budget = next((Budget(probe, value, name, example_input) for name, value in given.items() if name != "ratio"), None)
+    limits = ((name, value) for name, value in (("params", params), ("macs", macs)) if value is not None)
+    budget = next((Budget(probe, value, name, example_input) for name, value in limits), None)
     scores = np.full(schema.channels, np.nan)
     if given or isinstance(remove_blocks, int):
         scores = score(model, schema, criterion)
@@ -112,10 +116,17 @@ def slim(
     return remove(model, result), result
 
 
-def _check_arguments(given: Mapping[str, object], remove_blocks: object) -> None:
+def _check_arguments(given: Mapping[str, object], remove_blocks: object, criterion: object) -> None:
     rules = {"dead": ("ratio", "params", "macs"), "needed": ("params", "macs")}
     if len(given) > 1 or (not given and remove_blocks is None):
         raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    if isinstance(ratio := given.get("ratio"), str):
+        if ratio != "auto":
+            raise SlimmingError(f"ratio={ratio!r} is no share of channels: give 0 <= ratio < 1, or 'auto'")
+        if criterion != "bn_scale":
+            raise SlimmingError(
+                "ratio='auto' looks at BatchNorm scales, criterion='bn_scale': give a number with others"
+            )
     if isinstance(remove_blocks, str):
         if remove_blocks not in rules:
             raise SlimmingError(
@@ -152,33 +163,3 @@ def remove(model: nn.Module, result: PruningResult) -> nn.Module:
             base=origin.base or origin.metrics,
         )
     return slim_model
-
-
-def example_of(model: nn.Module) -> Example:
-    origin = getattr(model, "zoo_slim_origin", None)
-    if origin is None:
-        raise SlimmingError(
-            f"this {type(model).__name__} was not built by zoo_slim, so its input is not known: "
-            "pass example_input=torch.zeros(2, 3, 224, 224), or what it is called with"
-        )
-    from zoo_slim.registry import registry
-
-    size = (origin.input or {}).get("size")
-    return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
-
-
-def _bundled_schema(model: nn.Module) -> PruningSchema | None:
-    origin = getattr(model, "zoo_slim_origin", None)
-    if origin is None or origin.result is not None:
-        return None
-    from zoo_slim.registry import registry
-
-    file = registry().find(origin.architecture).schema
-    if file is None:
-        return None
-    schema = read_schema(file)
-    try:
-        schema.check(model)
-    except SchemaError:
-        return None  # made for other options of the builder
-    return schema

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoo_slim import SlimPruner, find_cliff, slim, trace
+from zoo_slim._errors import SchemaError, SlimmingError
+
+IMAGES = torch.rand(2, 3, 8, 8)
+
+
+def network(*scales: list[float]) -> nn.Module:
+    """A chain of convolutions with BatchNorms of these scales."""
+    layers, inputs = [], 3
+    for values in scales:
+        layers += [nn.Conv2d(inputs, len(values), 1), nn.BatchNorm2d(len(values)), nn.ReLU()]
+        layers[-2].weight.data.copy_(torch.tensor(values))
+        inputs = len(values)
+    return nn.Sequential(*layers, nn.Conv2d(inputs, 2, 1)).eval()
+
+
+def test_counts_and_curve_by_hand():
+    # 16 channels. In the second group 8e-3 is below 1 % of the root mean square of 1.
+    model = network([0.0, 0.0, 0.0, 0.3, 0.4, -1.2, 2.0, -2.0], [0.0, 8e-3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    cliff = find_cliff(model, example_input=IMAGES, tolerance=0.05)
+    assert (cliff.dead, cliff.faint, len(cliff.scales)) == (4, 5, 16)
+    assert cliff.scales[:7] == pytest.approx([0, 0, 0, 0, 0.008, 0.3, 0.4]) and cliff.scales[-1] == 2
+    # Squares: .09, .16, 1.44, 4, 4 (9.69) and 6.4e-5 and six ones. Up to 7 channels the first group loses .25 / 9.69.
+    # With an eighth, one of the second group goes: a sixth of its variance.
+    lost = dict(zip(cliff.ratios, zip(cliff.lost, cliff.groups, strict=True), strict=True))
+    assert lost[0.25][0] == 0
+    assert lost[0.32] == (pytest.approx(6.4e-5 / 6.000064), "3")
+    assert lost[0.44] == (pytest.approx(0.25 / 9.69), "0")
+    assert lost[0.5] == (pytest.approx(1 / 6, rel=1e-4), "3")
+    assert cliff.ratio == 7 / 16
+    assert (np.diff(cliff.lost) >= 0).all()
+
+
+def test_tolerance_moves_the_ratio():
+    model = network([0.0, 0.1, 0.2, 1.0, 1.0, 1.0, 1.0, 1.0], [1.0] * 8)
+    ratios = [find_cliff(model, example_input=IMAGES, tolerance=tolerance).ratio for tolerance in (0, 2e-3, 0.01, 0.21)]
+    assert ratios == [1 / 16, 2 / 16, 3 / 16, 4 / 16]
+
+
+def test_the_worst_group_counts():
+    # 2 of 2 + 20 channels: a tenth of all variance, but half of the first group's.
+    model = network([0.5, 0.5, 0.5, 0.5], [0.0] * 2 + [1.0] * 18)
+    assert find_cliff(model, example_input=IMAGES).ratio == 2 / 24
+
+
+def test_sums_add_up_and_inexact_groups_do_not_count():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.bn1, self.two, self.bn2 = (
+                nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
+            )  # fmt: skip
+            self.head = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = self.bn1(self.one(x)).relu()
+            return self.head((x + self.bn2(self.two(x))).relu())
+
+    model = Residual()
+    model.bn1.weight.data.copy_(torch.tensor([0.0, 0.3, 1.0, 1.0]))
+    model.bn2.weight.data.copy_(torch.tensor([0.0, 0.4, 1.0, 1.0]))
+    cliff = find_cliff(model, example_input=IMAGES, tolerance=0.06)  # .09 + .16 of 4.25 is .0588
+    assert cliff.ratio == 0.5 and cliff.scales[1] == pytest.approx(0.4)
+    assert find_cliff(model, example_input=IMAGES, tolerance=0.058).ratio == 0.25
+    cliff = find_cliff(model, schema=trace(model, IMAGES).with_groups(inexact=True))
+    assert cliff.ratio == 0 and not len(cliff.scales) and not cliff.lost.any()
+
+
+def test_auto_slims_up_to_the_cliff():
+    model = network([0.0] * 3 + [1.0] * 5, [0.0] * 2 + [1.0] * 6)
+    small, result = slim(model, ratio="auto", example_input=IMAGES)
+    assert (small[0].out_channels, small[3].out_channels) == (5, 6)
+    pruner = SlimPruner(model, trace(model, IMAGES))
+    pruner.run(prune_ratio="auto")
+    assert pruner.result == result
+    small, _ = slim(model, ratio="auto", example_input=IMAGES, minimum=7)
+    assert (small[0].out_channels, small[3].out_channels) == (7, 7)
+
+
+def test_refusals():
+    dense = network([1.0] * 8, [1.0] * 8)
+    assert find_cliff(dense, example_input=IMAGES).ratio == 0
+    with pytest.raises(SlimmingError, match="not one of 16 channels"):
+        slim(dense, ratio="auto", example_input=IMAGES)
+    with pytest.raises(SlimmingError, match="'bn_scale'"):
+        slim(dense, ratio="auto", criterion="l1", example_input=IMAGES)
+    with pytest.raises(SlimmingError, match="'half'"):
+        slim(dense, ratio="half", example_input=IMAGES)
+    with pytest.raises(SlimmingError, match=r"tolerance 1\.5"):
+        find_cliff(dense, example_input=IMAGES, tolerance=1.5)
+    with pytest.raises(SlimmingError, match="scores none"):
+        find_cliff(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), example_input=IMAGES)
+    with pytest.raises(SchemaError):
+        find_cliff(network([1.0] * 4), schema=trace(dense, IMAGES))
+    rules = {"prefix": "", "modules": [{"name": "0", "prev_bn": "", "next_bn": "1"}], "shortcuts": []}
+    with pytest.raises((SlimmingError, SchemaError)):
+        SlimPruner(dense, rules).run(prune_ratio="auto")

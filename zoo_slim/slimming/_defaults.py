@@ -1,0 +1,52 @@
+"""What a model is called with, and its channel groups, where the caller does not say."""
+
+from torch import nn
+
+from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim.schema import PruningSchema, read_schema
+from zoo_slim.tracing import Example, trace
+
+__all__ = ["example_of", "schema_for"]
+
+
+def schema_for(model: nn.Module, schema: PruningSchema | None, example_input: Example | None) -> PruningSchema:
+    """The schema given, checked; by default the architecture's bundled one where it fits, or else a fresh trace.
+
+    Raises:
+        SchemaError: the schema does not fit the model.
+        SlimmingError: the model cannot be traced, or there is no example to trace it with.
+    """
+    if schema is None:
+        return _bundled_schema(model) or trace(model, example_of(model) if example_input is None else example_input)
+    schema.check(model)
+    return schema
+
+
+def example_of(model: nn.Module) -> Example:
+    origin = getattr(model, "zoo_slim_origin", None)
+    if origin is None:
+        raise SlimmingError(
+            f"this {type(model).__name__} was not built by zoo_slim, so its input is not known: "
+            "pass example_input=torch.zeros(2, 3, 224, 224), or what it is called with"
+        )
+    from zoo_slim.registry import registry
+
+    size = (origin.input or {}).get("size")
+    return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
+
+
+def _bundled_schema(model: nn.Module) -> PruningSchema | None:
+    origin = getattr(model, "zoo_slim_origin", None)
+    if origin is None or origin.result is not None:
+        return None
+    from zoo_slim.registry import registry
+
+    file = registry().find(origin.architecture).schema
+    if file is None:
+        return None
+    schema = read_schema(file)
+    try:
+        schema.check(model)
+    except SchemaError:
+        return None  # made for other options of the builder
+    return schema
