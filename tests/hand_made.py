@@ -225,6 +225,7 @@ HAND_MADE: dict[str, HandMade] = {
     "an unknown version of pruning.safetensors": HandMade(
         _header(PRUNING, lambda h: h["__metadata__"].update(version="99")), "'version'"
     ),
+    "text that moves the terminal's cursor": HandMade(_config("training", value={"by": "\x1b[2J"}), "'training.by'"),
     "weights that link to /etc/passwd": HandMade(_link(MODEL, "/etc/passwd"), "leads out", true_digests=False),
     "weights that link to /dev/zero": HandMade(_link(MODEL, "/dev/zero"), "leads out", true_digests=False),
     "a link out of the folder": HandMade(_folder_link, "leads out", true_digests=False),

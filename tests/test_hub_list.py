@@ -29,7 +29,9 @@ def shelf(hub: Hub, tmp_path: Path) -> Hub:
         hub.store.repo(name).put(files)
     variants = {name: data for name, data in files.items() if name.startswith(("pruned-0.5", "README"))}
     hub.store.repo("you/only-variants").create()
-    hub.store.repo("you/only-variants").put({**variants, "pruned-bad/config.json": b"{}"})
+    hub.store.repo("you/only-variants").put(
+        {**variants, "pruned-bad/config.json": b"{}", "pruned-a b/config.json": b"{}", "pruned-é/config.json": b"{}"}
+    )
     hub.store.repo("me/transformer").create()
     hub.store.repo("me/transformer").put({"config.json": b"{}", "README.md": b"---\nlibrary_name: other\n---\n"})
     hub.requests.clear()

@@ -13,7 +13,7 @@ from zoo_slim.checkpoint._base import BaseWeights, FileRecord, parse_base, parse
 from zoo_slim.checkpoint._json import check_tree, dump, fail, parse_object
 from zoo_slim.checkpoint._safetensors import DTYPES
 
-__all__ = ["CONFIG", "MODEL", "PRUNING", "Config", "check_variant", "parse_config", "read_bytes"]
+__all__ = ["CONFIG", "MODEL", "PRUNING", "Config", "check_variant", "is_variant", "parse_config", "read_bytes"]
 
 CONFIG, MODEL, PRUNING = "config.json", "model.safetensors", "pruning.safetensors"
 FORMAT, VERSION = "zoo_slim.checkpoint", 1
@@ -58,9 +58,14 @@ class Config:
         return dump({"format": FORMAT, "version": VERSION, **fields})
 
 
+def is_variant(text: str) -> bool:
+    """Whether a text can be a variant's tag."""
+    return _VARIANT.fullmatch(text) is not None
+
+
 def check_variant(value: object, where: str, field: str = "variant") -> str:
     """Return a variant's tag: at most 64 letters, digits, ``.``, ``_``, ``+`` and ``-``, no leading dot."""
-    if not isinstance(value, str) or not _VARIANT.fullmatch(value):
+    if not isinstance(value, str) or not is_variant(value):
         fail(where, field, "a tag of letters, digits, '.', '_', '+', '-' (for instance '0.75')", value)
     return value
 

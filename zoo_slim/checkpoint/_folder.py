@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._config import CONFIG, FORMAT, MODEL, PRUNING
+from zoo_slim.checkpoint._config import CONFIG, FORMAT, MODEL, PRUNING, is_variant
 from zoo_slim.checkpoint._json import parse_object
 
 try:
@@ -57,7 +57,7 @@ def find_folder(folder: Path) -> Path:
 
 
 def list_variants(folder: Path) -> list[str]:
-    """Return the variants in a checkpoint's folder, sorted; ``[]`` where there is none."""
+    """Return the variants in a checkpoint's folder, sorted; ``[]`` where there is none. Others' folders are none."""
     try:
         names = {entry.name for entry in find_folder(folder).iterdir() if entry.is_dir()}
     except OSError:
@@ -65,7 +65,8 @@ def list_variants(folder: Path) -> list[str]:
     for name in list(names):
         if name.startswith("." + VARIANT_PREFIX) and ".old-" in name:
             names.add(name[1:].rpartition(".old-")[0])
-    return sorted(name.removeprefix(VARIANT_PREFIX) for name in names if name.startswith(VARIANT_PREFIX))
+    tags = (name.removeprefix(VARIANT_PREFIX) for name in names if name.startswith(VARIANT_PREFIX))
+    return sorted(filter(is_variant, tags))
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:

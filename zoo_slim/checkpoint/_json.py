@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,7 @@ __all__ = ["check_tree", "dump", "fail", "is_text", "parse_object", "show"]
 
 _LONGEST_NUMBER = 32
 _MOST_VALUES = 500_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def show(value: object, limit: int = 80) -> str:
@@ -137,15 +139,15 @@ def check_tree(value: object, where: str, field: str, depth: int = 6) -> object:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else fail(where, field, "a finite number", value)
     if isinstance(value, str):
-        if len(value) > 100_000 or not is_text(value):
-            fail(where, field, "text of at most 100000 characters", value)
+        if len(value) > 100_000 or not is_text(value) or _CONTROL.search(value):
+            fail(where, field, "text of at most 100000 characters, none of them a terminal's control", value)
         return str(value)
     if depth == 0 or not isinstance(value, (dict, list, tuple)):
         fail(where, field, "numbers, text, booleans, or lists and objects of these, at most 6 levels deep", value)
     if isinstance(value, dict):
         for key in value:
-            if not isinstance(key, str) or len(key) > 300:
-                fail(where, field, "keys that are text of at most 300 characters", key)
+            if not isinstance(key, str) or len(key) > 300 or _CONTROL.search(key):
+                fail(where, field, "keys that are text of at most 300 characters, none of them a control", key)
         return {str(key): check_tree(item, where, f"{field}.{key[:60]}", depth - 1) for key, item in value.items()}
     return [check_tree(item, where, f"{field}[{i}]", depth - 1) for i, item in enumerate(value)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo_slim import checkpoint
 from zoo_slim._errors import NotThereError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights, FileRecord
+from zoo_slim.checkpoint._config import is_variant
 from zoo_slim.checkpoint._load import read_skeleton
 from zoo_slim.checkpoint._meta import named_tensors
 from zoo_slim.checkpoint._result_file import LARGEST
@@ -136,8 +137,8 @@ def fetch_config(remote: Remote, pruned: str | None) -> tuple[Path, str]:
 def checkpoints_in(files: Iterable[str]) -> list[str | None]:
     """Return the checkpoints among a repository's files: None for the base network, then the variants' tags, sorted."""
     folders = [file.removesuffix(CONFIG).rstrip("/") for file in files if file.split("/")[-1] == CONFIG]
-    tags = sorted(f.removeprefix(VARIANT_PREFIX) for f in folders if f.startswith(VARIANT_PREFIX) and "/" not in f)
-    return [*([None] if "" in folders else []), *tags]
+    tags = (folder.removeprefix(VARIANT_PREFIX) for folder in folders if folder.startswith(VARIANT_PREFIX))
+    return [*([None] if "" in folders else []), *sorted(filter(is_variant, tags))]
 
 
 def prefix_of(pruned: str | None) -> str:
