@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 
@@ -6,7 +7,7 @@ from typer.testing import CliRunner
 
 from zoo_slim._errors import DataError
 from zoo_slim.cli import _checkpoints, app, main
-from zoo_slim.training import Settings, TrainingError, _pipeline
+from zoo_slim.training import Settings, TrainingError, _pipeline, _run_all
 
 
 @pytest.fixture
@@ -25,8 +26,9 @@ def called(monkeypatch):
     monkeypatch.setattr(_pipeline, "finetune", recorder("finetune", "runs/y/model"))
     monkeypatch.setattr(_pipeline, "measure", recorder("measure", {"accuracy": 0.5, "count": 1000}))
     monkeypatch.setattr(_checkpoints, "find_folder", lambda name, pruned=None: f"{name}@{pruned}" if pruned else name)
-    summary = {"base": {"test_accuracy": 0.9}, "slim": {"test_accuracy": 0.8, "params": 1234}, "saved": "output/model"}
-    monkeypatch.setattr(_pipeline, "run_all", recorder("run_all", summary))
+    variant = {"test_accuracy": 0.8, "params": 1234, "after_slimming": {"plain": 0.25, "both": 0.75}}
+    summary = {"base": {"test_accuracy": 0.9}, "variants": {"0.75": variant}, "saved": "output/model"}
+    monkeypatch.setattr(_run_all, "run_all", recorder("run_all", summary))
     return calls
 
 
@@ -101,12 +103,56 @@ def test_run_takes_the_original_command(called):
         --sparsity_train --s 0.0001 --fine_tune --prune_schema ./schema/resnet18.json --fine_tune_epochs 120
         --fine_tune_learning_rate 0.001 --prune_ratio 0.75"""
     output = invoke("run", *original.split())
-    assert "slim: test_accuracy 0.8000, params 1,234" in output and output.endswith("saved output/model\n")
-    (name, data, settings, tuning, ratio, folder), keywords = called["run_all"]
-    assert (name, data.name, ratio, str(folder)) == ("resnet18", "cifar10", 0.75, "output")
+    assert "0.75: test_accuracy 0.8000, params 1,234, after_slimming plain 0.2500 both 0.7500\n" in output
+    assert output.endswith("saved output/model\n")
+    (name, data, settings, tuning, ratios, folder), keywords = called["run_all"]
+    assert (name, data.name, ratios, str(folder)) == ("resnet18", "cifar10", [0.75], "output")
     assert settings == Settings(epochs=120, learning_rate=0.01, sparsity=1e-4)
     assert tuning == Settings(epochs=120, learning_rate=0.001)
     assert str(keywords["schema"]) == "schema/resnet18.json" and keywords["base"] is keywords["start"] is None
+
+
+def test_fine_tuning_has_settings_of_its_own(called):
+    more = "--prune-ratio 0.5 --prune-ratio 0.75 --after-slimming both --distill --save-dtype float16 --ema-decay 0.99"
+    tuning = "--fine-tune-lr 0.02 --fine-tune-batch-size 32 --fine-tune-weight-decay 1e-4 --fine-tune-epochs 7"
+    training = "--epochs 9 --batch-size 128 --warmup-epochs 1 --sparsity-epochs 8 --sparsity-schedule linear"
+    invoke("run", "resnet18", "--sparsity-train", "--fine-tune", *f"{more} {tuning} {training}".split())
+    (_, _, settings, tuned, ratios, _), keywords = called["run_all"]
+    common = {"ema_decay": 0.99, "sparsity_schedule": "linear"}
+    assert settings == Settings(epochs=9, batch_size=128, warmup_epochs=1, sparsity=1e-4, sparsity_epochs=8, **common)
+    assert tuned == Settings(epochs=7, batch_size=32, learning_rate=0.02, weight_decay=1e-4, **common)
+    assert ratios == [0.5, 0.75] and keywords["distill"] is True
+    assert (keywords["after_slimming"], keywords["dtype"]) == ("both", "float16")
+
+
+def test_every_setting_is_an_option_of_three_commands(called):
+    texts = {"opt": "adamw", "sched": "poly", "penalty": "proximal", "sparsity_schedule": "cosine"}
+    texts |= {"amp": "bf16", "device": "cpu"}
+    words, expected = [], {}
+    for field in dataclasses.fields(Settings):
+        if field.name in ("nesterov", "warmup_epochs"):
+            continue
+        name, kind = field.name.replace("_", "-"), type(field.default)
+        if kind is bool:
+            words.append(f"--no-{name}" if field.default else f"--{name}")
+            expected[field.name] = not field.default
+        else:
+            text = texts.get(field.name, "2" if kind is int else "0.5")
+            words += [f"--{name}", text]
+            expected[field.name] = kind(text)
+    wanted = Settings(**expected)
+    invoke("train", "resnet18", *DATA, "--output", "x", *words)
+    assert called["train"][0][2] == wanted
+    invoke("finetune", "a", *DATA, "--output", "x", *words)
+    assert called["finetune"][0][2] == wanted
+    invoke("run", "resnet18", "--sparsity-train", *words)
+    assert called["run_all"][0][2] == wanted
+
+
+def test_teacher(called):
+    invoke("finetune", "a", "--pruned", "0.5", "--teacher", "b", *DATA, "--output", "x", "--save-dtype", "float16")
+    arguments, keywords = called["finetune"]
+    assert (arguments[0], keywords["teacher"], keywords["dtype"]) == ("a@0.5", "b", "float16")
 
 
 def test_run_only_does_what_it_is_told(called):

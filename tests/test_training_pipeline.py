@@ -13,7 +13,9 @@ from zoo_slim.loading import load
 from zoo_slim.registry import registry
 from zoo_slim.schema import write_schema
 from zoo_slim.training import Settings, TrainingError, _pipeline, evaluate, load_dataset
-from zoo_slim.training._pipeline import Data, finetune, measure, run_all, train
+from zoo_slim.training._pipeline import Data, finetune, measure, train
+from zoo_slim.training._run_all import run_all
+from zoo_slim.training._state import digest_of
 
 SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -115,7 +117,7 @@ def test_unknown_device_is_refused(trained, data, device):
 def test_name_that_contradicts_the_checkpoint_is_refused(trained, data, tmp_path):
     for keywords in ({"base": trained}, {"start": trained}):
         with pytest.raises(TrainingError, match="holds a resnet18, but vgg11_bn was asked for"):
-            run_all("vgg11_bn", data, SETTINGS, SETTINGS, 0.5, tmp_path / "run", **keywords)
+            run_all("vgg11_bn", data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", **keywords)
     with pytest.raises(TrainingError, match="holds a resnet18, but vgg11_bn was asked for"):
         measure(trained, data, architecture="vgg11_bn")
     assert not (tmp_path / "run").exists()
@@ -124,7 +126,7 @@ def test_name_that_contradicts_the_checkpoint_is_refused(trained, data, tmp_path
 @pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])
 def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
     with pytest.raises(TrainingError, match="0 <= ratio < 1"):
-        run_all(NAME, data, SETTINGS, SETTINGS, ratio, tmp_path / "run", options=OPTIONS)
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5, ratio], tmp_path / "run", options=OPTIONS)
     assert not (tmp_path / "run").exists()
 
 
@@ -146,32 +148,57 @@ def test_wrong_schema_is_refused_before_training(data, tmp_path, content, messag
     elif content is not None:
         file.write_text(content)
     with pytest.raises(SchemaError, match=message):
-        run_all(NAME, data, SETTINGS, SETTINGS, 0.5, tmp_path / "run", options=OPTIONS, schema=file)
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", options=OPTIONS, schema=file)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_all_in_one(trained, data, tmp_path):
     tuning = Settings(epochs=1, batch_size=8, learning_rate=0.001, device="cpu")
-    summary = run_all(None, data, SETTINGS, tuning, 0.5, tmp_path, base=trained)
+    options = {"base": trained, "after_slimming": "both", "distill": True, "dtype": "float16"}
+    summary = run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, **options)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
+    slim = summary["variants"]["0.5"]
     assert summary["base"] == dict(read_config(trained).metrics)
-    assert summary["slim"]["params"] < summary["base"]["params"] and summary["slim"]["macs"] < summary["base"]["macs"]
+    assert slim["params"] < summary["base"]["params"] and slim["macs"] < summary["base"]["macs"]
+    assert set(slim["after_slimming"]) == {"plain", "folded", "recalibrated", "both"}
+    assert slim["test_accuracy_before_finetuning"] == slim["after_slimming"]["both"]
     variant = tmp_path / "model" / "pruned-0.5"
     assert summary["saved"] == str(variant)
-    measured = measure(variant, data)
-    assert measured["accuracy"] == summary["slim"]["test_accuracy"] and measured["params"] == summary["slim"]["params"]
+    config = read_config(variant)
+    assert config.stored_dtype == "float16" and config.training["evaluation"]["stored"] == "float16"
+    for size in (256, 5):
+        measured = measure(variant, data, batch_size=size)
+        assert measured["accuracy"] == slim["test_accuracy"] and measured["params"] == slim["params"]
     origin = origin_of(load(f"local-dir:{variant}"))
     assert origin.variant == "0.5" and origin.base == summary["base"] and origin.result is not None
+    assert origin.training["teacher_sha256"] == digest_of(load(f"local-dir:{trained}").state_dict())
 
-    assert run_all(None, data, SETTINGS, tuning, 0.5, tmp_path, base=trained, resume=True) == summary
+    assert run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, **options, resume=True) == summary
+    with pytest.raises(TrainingError, match="after_slimming = 'both', now it is None"):
+        run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, base=trained, distill=True, resume=True)
+    with pytest.raises(TrainingError, match="teacher_sha256"):
+        run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, base=trained, after_slimming="both", resume=True)
     slimming = origin.training["before"]
-    assert (slimming["ratio"], slimming["criterion"]) == (0.5, "bn_scale")
+    assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
     assert slimming["base"] == origin.training["base"] == read_config(trained).training
-    tuned = finetune(variant, data, tuning, tmp_path / "more")
+    tuned = finetune(variant, data, tuning, tmp_path / "more", teacher=trained)
     again = origin_of(load(f"local-dir:{tuned}"))
     assert again.result == origin.result and again.base == origin.base
     assert again.training["before"] == origin.training and again.training["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"after_slimming": "mended"}, "plain, folded, recalib"),
+        ({"dtype": "int8"}, "can be saved as float32"),
+    ],
+)
+def test_wrong_ways_are_refused_before_training(data, tmp_path, given, message):
+    with pytest.raises(TrainingError, match=message):
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", options=OPTIONS, **given)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The commands train, finetune, eval and run."""
 
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_slim.cli._settings import takes_changes, takes_settings
+from zoo_slim.training._settings import Settings
+
 if TYPE_CHECKING:
-    from zoo_slim.training import Settings
-    from zoo_slim.training._pipeline import Data
+    from zoo_slim.training._sources import Data
 
 __all__ = ["add_commands"]
 
@@ -23,27 +24,17 @@ ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Heig
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST if it is missing.")]
 Output = Annotated[Path, typer.Option("--output", "--save-dir", help="Folder of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
-Epochs = Annotated[int, typer.Option("--epochs", min=1)]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
-LearningRate = Annotated[float, typer.Option("--learning-rate", "--lr", help="Highest learning rate of the cosine.")]
-Sparsity = Annotated[float, typer.Option("--sparsity", "--s", help="L1 penalty on BatchNorm scales; 0 = none.")]
-Momentum = Annotated[float, typer.Option("--momentum")]
-Nesterov = Annotated[bool, typer.Option("--nesterov/--no-nesterov", help="Nesterov momentum.")]
-WeightDecay = Annotated[float, typer.Option("--weight-decay")]
-WarmupEpochs = Annotated[int, typer.Option("--warmup-epochs", min=0)]
-LabelSmoothing = Annotated[float, typer.Option("--label-smoothing")]
-ClipNorm = Annotated[float, typer.Option("--clip-norm", help="Bound of the gradient norm; 0 = none.")]
-Seed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Determines weights, shuffling, augmentation and dropout.")
+Teacher = Annotated[str | None, typer.Option("--teacher", help="Checkpoint of a network to imitate (distillation).")]
+SaveDtype = Annotated[
+    str | None,
+    typer.Option("--save-dtype", help="Dtype of the saved weights: float16, bfloat16 or float32."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Amp = Annotated[str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last/--no-channels-last", help="Memory format in training.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images (image-folder).")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="At most this many images per split; 0 = all.")]
 Stem = Annotated[str | None, typer.Option("--stem", help="Builder option stem, where the architecture has it.")]
 NumClasses = Annotated[int | None, typer.Option("--num-classes", help="Default: as many as the data set has.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
+
+ORIGINAL = {"epochs": 120, "batch_size": 64, "learning_rate": 0.01}
+"""The original tool's settings."""
 
 ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 """Option names may be written with underscores, as the original tool's script wants them."""
@@ -63,94 +54,72 @@ def add_commands(app: typer.Typer) -> None:
         app.command(name, epilog=example(line), context_settings=ORIGINAL_SPELLING)(command)
 
 
+@takes_settings(**ORIGINAL)
 def train(
-    context: typer.Context,
     architecture: Annotated[str, typer.Argument(help="A registered name; `zoo-slim list` shows them.")],
     dataset: DatasetName,
     data: DataRoot,
     output: Output,
-    epochs: Epochs = 120,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 0.01,
-    sparsity: Sparsity = 0.0,
-    momentum: Momentum = 0.9,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = 5e-4,
-    warmup_epochs: WarmupEpochs = 0,
-    label_smoothing: LabelSmoothing = 0.0,
-    clip_norm: ClipNorm = 0.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    amp: Amp = "no",
-    channels_last: ChannelsLast = True,
-    workers: Workers = 0,
-    limit: Limit = 0,
+    settings: Settings,
+    teacher: Teacher = None,
     image_size: ImageSize = None,
     download: Download = False,
     stem: Stem = None,
     num_classes: NumClasses = None,
     option: Options = None,
+    save_dtype: SaveDtype = None,
     resume: Resume = False,
 ) -> None:
     """Train a network, sparsely if --sparsity is given.
 
     The sparsity is an L1 penalty on the BatchNorm scales.
     """
+    from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
     saved = _pipeline.train(
         architecture,
         _data(dataset, data, image_size, download),
-        _settings(context),
+        settings,
         output,
         options=_options(option, stem, num_classes),
+        teacher=find_folder(teacher) if teacher is not None else None,
         resume=resume,
+        dtype=save_dtype,
         command=_command(),
     )
-    typer.echo(f"saved {saved}")
+    _say(f"saved {saved}")
 
 
+@takes_settings(**{**ORIGINAL, "learning_rate": 0.001})
 def finetune(
-    context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
     dataset: DatasetName,
     data: DataRoot,
     output: Output,
+    settings: Settings,
     pruned: Pruned = None,
-    epochs: Epochs = 120,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 0.001,
-    sparsity: Sparsity = 0.0,
-    momentum: Momentum = 0.9,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = 5e-4,
-    warmup_epochs: WarmupEpochs = 0,
-    label_smoothing: LabelSmoothing = 0.0,
-    clip_norm: ClipNorm = 0.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    amp: Amp = "no",
-    channels_last: ChannelsLast = True,
-    workers: Workers = 0,
-    limit: Limit = 0,
+    teacher: Teacher = None,
     image_size: ImageSize = None,
     download: Download = False,
+    save_dtype: SaveDtype = None,
     resume: Resume = False,
 ) -> None:
     """Train the network of a checkpoint further."""
     from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
-    settings = _settings(context)
     saved = _pipeline.finetune(
         find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
         settings,
         output,
+        teacher=find_folder(teacher) if teacher is not None else None,
         resume=resume,
+        dtype=save_dtype,
         command=_command(),
     )
-    typer.echo(f"saved {saved}")
+    _say(f"saved {saved}")
 
 
 def evaluate(
@@ -158,10 +127,10 @@ def evaluate(
     dataset: DatasetName,
     data: DataRoot,
     pruned: Pruned = None,
-    batch_size: BatchSize = 256,
-    device: Device = "auto",
-    workers: Workers = 0,
-    limit: Limit = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 256,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most this many images; 0 = all.")] = 0,
     image_size: ImageSize = None,
     download: Download = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -181,42 +150,36 @@ def evaluate(
     _show(measured, as_json)
 
 
+@takes_settings(**ORIGINAL, sparsity=1e-4)
+@takes_changes("fine_tune", ("epochs", "learning_rate", "batch_size", "weight_decay"), epochs=120, learning_rate=0.001)
 def run(
-    context: typer.Context,
     architecture: Annotated[str | None, typer.Argument(help="A registered name (or --net).")] = None,
     net: Annotated[str | None, typer.Option("--net", help="The same as the argument.")] = None,
     dataset: DatasetName = "cifar10",
     data: DataRoot = Path("data"),
     output: Output = Path("output"),
-    epochs: Epochs = 120,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 0.01,
     sparsity_train: Annotated[bool, typer.Option("--sparsity-train", help="Penalise the scales in training.")] = False,
-    sparsity: Sparsity = 1e-4,
-    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Slim and fine-tune after training.")] = False,
-    fine_tune_epochs: Annotated[int, typer.Option("--fine-tune-epochs", min=1)] = 120,
-    fine_tune_learning_rate: Annotated[float, typer.Option("--fine-tune-learning-rate")] = 0.001,
-    prune_ratio: Annotated[float, typer.Option("--prune-ratio", help="Share of the scales to remove.")] = 0.75,
+    slim_and_tune: Annotated[bool, typer.Option("--fine-tune", help="Slim and fine-tune after training.")] = False,
+    prune_ratio: Annotated[
+        list[float], typer.Option("--prune-ratio", help="Share of the scales to remove; may be repeated.")
+    ] = [0.75],  # noqa: B006  # typer copies it
     prune_schema: Annotated[Path | None, typer.Option("--prune-schema", help="Pruning schema (JSON).")] = None,
+    after_slimming: Annotated[
+        str,
+        typer.Option("--after-slimming", help="What fine-tuning starts from: plain, folded, recalibrated or both."),
+    ] = "plain",
+    distill: Annotated[bool, typer.Option("--distill", help="Let the slim network imitate its parent.")] = False,
     ckpt: Annotated[str | None, typer.Option("--ckpt", help="Slim checkpoint of a trained network.")] = None,
     ckpt_pruned: Annotated[str | None, typer.Option("--ckpt-pruned", help="Variant to test.")] = None,
-    momentum: Momentum = 0.9,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = 5e-4,
-    warmup_epochs: WarmupEpochs = 0,
-    label_smoothing: LabelSmoothing = 0.0,
-    clip_norm: ClipNorm = 0.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    amp: Amp = "no",
-    channels_last: ChannelsLast = True,
-    workers: Workers = 0,
-    limit: Limit = 0,
+    *,
+    fine_tune: dict[str, Any],
+    settings: Settings,
     image_size: ImageSize = None,
     download: Download = False,
     stem: Stem = None,
     num_classes: NumClasses = None,
     option: Options = None,
+    save_dtype: SaveDtype = None,
     resume: Resume = False,
 ) -> None:
     """Train, slim and fine-tune in one go.
@@ -225,13 +188,15 @@ def run(
     slimming. With --ckpt and neither, the network is only tested; with --ckpt and --fine-tune it is slimmed and
     fine-tuned, with --ckpt and --sparsity-train it is trained on.
     """
+    from dataclasses import replace
+
     from zoo_slim.cli._checkpoints import find_folder
-    from zoo_slim.training import _pipeline
+    from zoo_slim.training import _pipeline, _run_all
 
     name = architecture or net
     if name is None and ckpt is None and ckpt_pruned is None:
         raise typer.BadParameter("name the architecture: zoo-slim run resnet18 …, or --net resnet18")
-    if ckpt_pruned is not None and (sparsity_train or fine_tune):
+    if ckpt_pruned is not None and (sparsity_train or slim_and_tune):
         raise typer.BadParameter(
             "--ckpt-pruned is a network to test; to train it further use zoo-slim finetune, "
             "or leave --sparsity-train and --fine-tune out"
@@ -239,46 +204,37 @@ def run(
     where = _data(dataset, data, image_size, download)
     named = ckpt_pruned or ckpt
     source = find_folder(named) if named is not None else None
-    if source is not None and not sparsity_train and not fine_tune:
-        _show(
-            _pipeline.measure(source, where, device=device, limit=limit, workers=workers, architecture=name),
-            as_json=False,
+    if source is not None and not sparsity_train and not slim_and_tune:
+        measured = _pipeline.measure(
+            source, where, device=settings.device, limit=settings.limit, workers=settings.workers, architecture=name
         )
+        _show(measured, as_json=False)
         return
-    settings = _settings(context, sparsity=sparsity if sparsity_train else 0.0)
-    tuning = _settings(
-        context, epochs=fine_tune_epochs, learning_rate=fine_tune_learning_rate, sparsity=0.0, warmup_epochs=0
-    )
-    summary = _pipeline.run_all(
+    tuning = replace(settings, sparsity=0.0, sparsity_epochs=0, warmup_epochs=0, **fine_tune)
+    summary = _run_all.run_all(
         name,
         where,
-        settings,
-        tuning if fine_tune else None,
+        settings if sparsity_train else replace(settings, sparsity=0.0),
+        tuning if slim_and_tune else None,
         prune_ratio,
         output,
         options=_options(option, stem, num_classes),
         start=source if sparsity_train else None,
         base=source if not sparsity_train else None,
         schema=prune_schema,
+        after_slimming=after_slimming,
+        distill=distill,
         resume=resume,
+        dtype=save_dtype,
         command=_command(),
     )
-    for part in ("base", "slim"):
-        if part in summary:
-            typer.echo(f"{part}: " + ", ".join(f"{key} {_text(value)}" for key, value in summary[part].items()))
-    typer.echo(f"saved {summary['saved']}")
-
-
-def _settings(context: typer.Context, **instead: Any) -> "Settings":
-    """Take the settings from the command's parameters of the same names."""
-    from zoo_slim.training import Settings
-
-    names = {field.name for field in dataclasses.fields(Settings)}
-    return Settings(**{**{name: value for name, value in context.params.items() if name in names}, **instead})
+    for part, metrics in {"base": summary["base"], **summary.get("variants", {})}.items():
+        _say(f"{part}: " + ", ".join(f"{key} {_text(value)}" for key, value in metrics.items()))
+    _say(f"saved {summary['saved']}")
 
 
 def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":
-    from zoo_slim.training._pipeline import Data
+    from zoo_slim.training._sources import Data
 
     return Data(name, root, size, download)
 
@@ -322,5 +278,14 @@ def _show(measured: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{key:>10}  {_text(value)}")
 
 
+def _say(line: str) -> None:
+    from zoo_slim.training._processes import is_main
+
+    if is_main():
+        typer.echo(line)
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_text(item)}" for key, item in value.items())
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

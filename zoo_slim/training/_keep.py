@@ -1,0 +1,142 @@
+"""What is kept of a training: the slim checkpoint, with figures of what the file holds, and how it was made."""
+
+import copy
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim.training._data import Dataset
+from zoo_slim.training._evaluate import PROTOCOL, evaluate
+from zoo_slim.training._preflight import check_device
+from zoo_slim.training._processes import by_main
+from zoo_slim.training._settings import Settings, TrainingError
+from zoo_slim.training._sources import example_of
+
+__all__ = ["STORED", "accuracy_of", "as_stored", "check_dtype", "history", "keep", "provenance", "size_of"]
+
+STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Floating dtypes that weights can be saved as."""
+
+HISTORY = 4
+"""Earlier trainings and slimmings that a checkpoint's config records, the latest first."""
+
+
+def check_dtype(name: str | None) -> None:
+    """Compare with the dtypes that weights can be saved as; None is that of the network.
+
+    Raises:
+        TrainingError: it is another one.
+    """
+    if name is not None and name not in STORED:
+        raise TrainingError(f"weights can be saved as {', '.join(STORED)}, not {name!r}")
+
+
+def keep(
+    model: nn.Module,
+    folder: Path,
+    dataset: Dataset,
+    settings: Settings,
+    training: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> None:
+    """Save a trained network; the main process does it, the others wait.
+
+    The accuracy recorded is that of the network as it will be loaded: cast to ``dtype`` and back, computed in float32.
+
+    Args:
+        model: the network, on any device.
+        folder: of the checkpoint.
+        dataset: what it was trained on.
+        settings: of the training; with ``limit`` only that many test images count.
+        training: how it was made.
+        dtype: name of the dtype to store, one of ``STORED``; None = that of the network.
+        metrics: what else was measured.
+        **fields: what else `zoo_slim.save` takes.
+    """
+    from zoo_slim import checkpoint
+
+    def save() -> None:
+        stored = as_stored(model, dtype)
+        tested = dataset.limited(settings.limit) if settings.limit else dataset
+        accuracy = accuracy_of(stored, tested, settings)
+        evaluation = {**PROTOCOL, "stored": dtype or "as trained", "count": tested.test_count}
+        checkpoint.save(
+            model,
+            folder,
+            classes=dataset.classes,
+            input={"size": list(dataset.input_size), "mean": list(dataset.mean), "std": list(dataset.std)},
+            metrics={"test_accuracy": accuracy, **size_of(stored, dataset), **(metrics or {})},
+            training={**training, "evaluation": evaluation},
+            dtype=STORED[dtype] if dtype is not None else None,
+            **fields,
+        )
+
+    model.cpu()
+    by_main(save, check_device(settings.device))
+
+
+def as_stored(model: nn.Module, dtype: str | None) -> nn.Module:
+    """Return a copy whose floating tensors hold the values that a file of ``dtype`` gives back."""
+    stored = copy.deepcopy(model)
+    if dtype is not None:
+        with torch.no_grad():
+            for tensor in stored.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensor.to(STORED[dtype]))
+    return stored
+
+
+def accuracy_of(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
+    """Test a network on the device that the settings name."""
+    return evaluate(model, dataset, device=check_device(settings.device), workers=settings.workers)["accuracy"]
+
+
+def size_of(model: nn.Module, dataset: Dataset) -> dict[str, int]:
+    """Return ``params`` and, for one image, ``macs`` of a network, which is moved to the CPU."""
+    from zoo_slim.slimming import count_macs, count_params
+
+    return {"params": count_params(model), "macs": count_macs(model.cpu(), example_of(dataset)[:1])}
+
+
+def provenance(dataset: Dataset, settings: Settings, command: str | None, teacher: str | None) -> dict[str, Any]:
+    """Return how a network was trained; ``teacher`` is the sha256 of the state of the one it imitated."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "accelerate", "zoo_slim"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        **({"command": command} if command else {}),
+        "dataset": dataset.name,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        "settings": settings.as_dict(),
+        **({"teacher_sha256": teacher} if teacher else {}),
+        "versions": versions,
+    }
+
+
+def history(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of how the network came to be before this training: ``before``, and the base's ``base``."""
+    if not before:
+        return {}
+    kept = _shortened(before, HISTORY)
+    return {"before": kept, **({"base": kept["base"]} if "base" in kept else {})}
+
+
+def _shortened(training: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The record without what is nested more than ``levels`` deep, which a checkpoint's config does not take."""
+    return {
+        key: _shortened(value, levels - 1) if key in ("before", "base") and isinstance(value, Mapping) else value
+        for key, value in training.items()
+        if levels > 1 or key not in ("before", "base")
+    }

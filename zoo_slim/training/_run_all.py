@@ -1,0 +1,203 @@
+"""Train sparsely once, then slim and fine-tune for each ratio."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoo_slim.result import PruningResult
+from zoo_slim.training._after_slimming import check_way, each_way
+from zoo_slim.training._data import Dataset
+from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of
+from zoo_slim.training._loop import fit
+from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
+from zoo_slim.training._preflight import check_device, check_ratio, check_schema
+from zoo_slim.training._processes import by_main
+from zoo_slim.training._progress import announce
+from zoo_slim.training._settings import Settings, TrainingError
+from zoo_slim.training._sources import (
+    Data,
+    check_architecture,
+    check_classes,
+    example_of,
+    load_network,
+    read,
+    structure,
+    training_of,
+)
+from zoo_slim.training._state import digest_of, write_json
+
+__all__ = ["run_all"]
+
+
+def run_all(
+    architecture: str | None,
+    data: Data | Dataset,
+    settings: Settings,
+    tuning: Settings | None,
+    ratios: Sequence[float],
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
+    base: str | Path | None = None,
+    schema: str | Path | None = None,
+    after_slimming: str = "plain",
+    distill: bool = False,
+    resume: bool = False,
+    dtype: str | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train sparsely, then slim and fine-tune for each ratio.
+
+    ``folder`` gets the training run, its slim checkpoint in ``model/`` with the slim variants in
+    ``model/pruned-<ratio>/``, the fine-tuning runs in ``finetune-<ratio>/`` and ``summary.json``.
+
+    Args:
+        architecture: as in `train`.
+        data: as in `train`.
+        settings: of the sparsity training.
+        tuning: of the fine-tuning; None = train only.
+        ratios: shares of the BatchNorm scales below the threshold, between 0 and 1.
+        folder: of this run and all its parts.
+        options: as in `train`.
+        start: as in `train`.
+        base: slim checkpoint of a trained network; nothing is trained before slimming then.
+        schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
+            architecture's own schema, or a traced one.
+        after_slimming: what fine-tuning starts from: ``plain``, ``folded``, ``recalibrated`` or ``both``.
+        distill: let the network imitate the one that it was slimmed from.
+        resume: go on where the last run in ``folder`` stopped.
+        dtype: as in `train`, for the variants too.
+        command: recorded in the checkpoints.
+
+    Returns:
+        The summary: ``base`` and, by ratio, ``variants``, each with ``test_accuracy``, ``params`` and ``macs``;
+        variants also with ``after_slimming``, the accuracy before fine-tuning each way, and
+        ``test_accuracy_before_finetuning``, that of the way gone; ``saved``, the folder of the last checkpoint.
+
+    Raises:
+        TrainingError: neither an architecture nor ``base`` is given, a ratio is out of range, or a run cannot go on.
+        SchemaError: the schema cannot be read, or does not fit. Like the ratios, it is checked before anything is
+            trained.
+    """
+    from zoo_slim import checkpoint
+
+    for ratio in ratios:
+        check_ratio(ratio)
+    check_way(after_slimming)
+    enter(settings, dtype)
+    if architecture is None and base is None:
+        raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
+    folder, dataset = Path(folder), read(data)
+    if schema is not None:
+        check_schema(schema, load_network(base) if base is not None else structure(str(architecture), options, dataset))
+    if base is not None:
+        check_architecture(load_network(base), architecture, base)
+    trained = base
+    if trained is None:
+        assert architecture is not None
+        trained = train(
+            architecture,
+            dataset,
+            settings,
+            folder,
+            options=options,
+            start=start,
+            resume=resume,
+            dtype=dtype,
+            command=command,
+        )
+    whole = load_network(trained)
+    check_classes(whole, dataset)
+    origin = checkpoint.origin_of(whole)
+    base_metrics = dict(origin.metrics) if origin is not None else {}
+    if "test_accuracy" not in base_metrics:
+        tested = dataset.limited(settings.limit) if settings.limit else dataset
+        base_metrics |= {"test_accuracy": accuracy_of(whole, tested, settings), **size_of(whole, dataset)}
+    summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
+    if tuning is not None:
+        summary["variants"] = {}
+        for ratio in dict.fromkeys(ratios):
+            whole = load_network(trained)
+            slimmed, result = _slim(whole, ratio, schema, dataset)
+            target = _tune(
+                whole, slimmed, result, ratio, dataset, tuning, folder, schema=schema, after_slimming=after_slimming,
+                distill=distill, resume=resume, dtype=dtype, command=command, base_metrics=base_metrics,
+            )  # fmt: skip
+            summary["variants"][f"{ratio:g}"] = dict(checkpoint.read_config(target).metrics)
+            summary["saved"] = str(target)
+    by_main(lambda: write_json(folder / "summary.json", summary), check_device(settings.device))
+    return summary
+
+
+def _slim(
+    whole: nn.Module, ratio: float, schema: str | Path | None, dataset: Dataset
+) -> tuple[nn.Module, PruningResult]:
+    from zoo_slim import SlimPruner, slim
+
+    if schema is None:
+        return slim(whole, ratio=ratio, example_input=example_of(dataset))
+    pruner = SlimPruner(whole, schema)
+    pruner.run(prune_ratio=ratio)
+    assert pruner.result is not None
+    return pruner.pruned_model, pruner.result
+
+
+def _tune(
+    whole: nn.Module,
+    slimmed: nn.Module,
+    result: PruningResult,
+    ratio: float,
+    dataset: Dataset,
+    tuning: Settings,
+    folder: Path,
+    *,
+    schema: str | Path | None,
+    after_slimming: str,
+    distill: bool,
+    resume: bool,
+    dtype: str | None,
+    command: str | None,
+    base_metrics: Mapping[str, Any],
+) -> Path:
+    """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
+    variant = f"{ratio:g}"
+    tested = dataset.limited(tuning.limit) if tuning.limit else dataset
+    accuracies, model = {}, None
+    for way, network in each_way(whole, slimmed, result, dataset, tuning):
+        accuracies[way] = accuracy_of(network, tested, tuning)
+        if way == after_slimming:
+            model = network
+    if model is None:
+        raise TrainingError(f"this network cannot be used {after_slimming} after slimming: it has no BatchNorm for it")
+    said = ", ".join(f"{way} {accuracy:.4f}" for way, accuracy in accuracies.items())
+    announce(f"slimmed at ratio {variant}; test accuracy before fine-tuning: {said}")
+    slimming = {
+        **({"command": command} if command else {}),
+        "criterion": "bn_scale",
+        "ratio": ratio,
+        "after_slimming": after_slimming,
+        **({"schema": Path(schema).name} if schema is not None else {}),
+        "base": training_of(whole),
+    }
+    identity = identity_of(slimmed)
+    if after_slimming != "plain":
+        identity["after_slimming"] = after_slimming
+    teacher_sha256 = digest_of(whole.state_dict()) if distill else None
+    teacher = whole if distill else None
+    fit(model, dataset, tuning, folder / f"finetune-{variant}", resume, identity=identity, teacher=teacher)
+    target = folder / MODEL / f"pruned-{variant}"
+    keep(
+        model,
+        target,
+        dataset,
+        tuning,
+        provenance(dataset, tuning, command, teacher_sha256) | history(slimming),
+        dtype=dtype,
+        metrics={"test_accuracy_before_finetuning": accuracies[after_slimming], "after_slimming": accuracies},
+        variant=variant,
+        base=base_metrics,
+    )
+    return target

@@ -1,0 +1,132 @@
+"""Where a training gets its data and its networks from, and whether they fit each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo_slim.training._data import Dataset, load_dataset
+from zoo_slim.training._processes import by_main
+from zoo_slim.training._settings import TrainingError
+
+__all__ = [
+    "Data", "check_architecture", "check_classes", "example_of", "load_network", "read", "structure", "training_of",
+    "with_classes",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set to use, as `zoo_slim.training.load_dataset` takes it."""
+
+    name: str
+    root: str | Path
+    size: int | None = None
+    download: bool = False
+
+    def load(self) -> Dataset:
+        """Read it."""
+        if self.download:
+            by_main(lambda: load_dataset(self.name, self.root, self.size, download=True))
+        return load_dataset(self.name, self.root, self.size)
+
+
+def read(data: Data | Dataset) -> Dataset:
+    """Return a data set that may have been read already."""
+    return data.load() if isinstance(data, Data) else data
+
+
+def load_network(source: str | Path) -> nn.Module:
+    """Load a checkpoint: a path is a folder, and so is the name of one unless it is a registered name."""
+    from zoo_slim._errors import RegistryError
+    from zoo_slim.loading import load
+    from zoo_slim.registry import registry
+
+    text = str(source)
+    if isinstance(source, Path):
+        return load(f"local-dir:{text}")
+    if ":" not in text and Path(text).expanduser().is_dir():
+        try:
+            registry().find(text)
+        except RegistryError:
+            text = f"local-dir:{text}"
+    return load(text)
+
+
+def structure(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn.Module:
+    """Return the network that training begins with, without weights."""
+    from zoo_slim.checkpoint._meta import build_on_meta
+    from zoo_slim.registry import registry
+
+    found = registry().find(name)
+    return build_on_meta(found, with_classes(found, dict(options or {}), dataset))
+
+
+def with_classes(architecture: Any, options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Return the builder's options, with as many classes as the data set has where the architecture can.
+
+    Raises:
+        TrainingError: another number of classes is asked for.
+    """
+    from zoo_slim import ZooSlimError
+
+    count = len(dataset.classes)
+    if "num_classes" in options:
+        if options["num_classes"] != count:
+            raise TrainingError(f"num_classes is {options['num_classes']}, but {dataset.name} has {count} classes")
+        return architecture.check(options)
+    try:
+        return architecture.check({**options, "num_classes": count})
+    except ZooSlimError:
+        return architecture.check(options)
+
+
+def check_classes(model: nn.Module, dataset: Dataset, role: str = "model") -> None:
+    """Compare the classes that a loaded network was trained for with the data set's.
+
+    Raises:
+        TrainingError: their number differs.
+    """
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(model)
+    if origin is not None and origin.classes and len(origin.classes) != len(dataset.classes):
+        raise TrainingError(
+            f"the {role} tells {len(origin.classes)} classes apart, {dataset.name} has {len(dataset.classes)}; "
+            "choose the data set that it was trained for"
+        )
+
+
+def check_architecture(model: nn.Module, asked: str | None, source: str | Path) -> None:
+    """Compare a loaded network with the architecture that was named, if one was.
+
+    Raises:
+        TrainingError: it is another one.
+    """
+    from zoo_slim.checkpoint import origin_of
+    from zoo_slim.registry import registry
+
+    origin = origin_of(model)
+    if asked is None or origin is None:
+        return
+    if registry().find(asked).name != registry().find(origin.architecture).name:
+        raise TrainingError(
+            f"{source} holds a {origin.architecture}, but {asked} was asked for; leave the name out, "
+            "or name the checkpoint of another network"
+        )
+
+
+def example_of(dataset: Dataset) -> torch.Tensor:
+    """Return two random images of the data set's size."""
+    return torch.rand(2, *dataset.input_size, generator=torch.Generator().manual_seed(0))
+
+
+def training_of(model: nn.Module) -> dict[str, Any]:
+    """Return how a loaded network was trained, as its checkpoint says."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(model)
+    return dict(origin.training) if origin is not None else {}
