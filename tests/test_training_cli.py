@@ -113,7 +113,7 @@ def test_run_takes_the_original_command(called):
 
 
 def test_fine_tuning_has_settings_of_its_own(called):
-    more = "--prune-ratio 0.5 --prune-ratio 0.75 --after-slimming both --distill --save-dtype float16 --ema-decay 0.99"
+    more = "--prune-ratio 0.5 --prune-ratio auto --after-slimming both --distill --save-dtype float16 --ema-decay 0.99"
     tuning = "--fine-tune-lr 0.02 --fine-tune-batch-size 32 --fine-tune-weight-decay 1e-4 --fine-tune-epochs 7"
     training = "--epochs 9 --batch-size 128 --warmup-epochs 1 --sparsity-epochs 8 --sparsity-schedule linear"
     invoke("run", "resnet18", "--sparsity-train", "--fine-tune", *f"{more} {tuning} {training}".split())
@@ -121,7 +121,7 @@ def test_fine_tuning_has_settings_of_its_own(called):
     common = {"ema_decay": 0.99, "sparsity_schedule": "linear"}
     assert settings == Settings(epochs=9, batch_size=128, warmup_epochs=1, sparsity=1e-4, sparsity_epochs=8, **common)
     assert tuned == Settings(epochs=7, batch_size=32, learning_rate=0.02, weight_decay=1e-4, **common)
-    assert ratios == [0.5, 0.75] and keywords["distill"] is True
+    assert ratios == [0.5, "auto"] and keywords["distill"] is True
     assert (keywords["after_slimming"], keywords["dtype"]) == ("both", "float16")
 
 
@@ -177,6 +177,7 @@ def test_run_only_does_what_it_is_told(called):
         (("train", "resnet18", *DATA, "--output", "x", "--epochs", "0"), "--epochs"),
         (("train", "resnet18", *DATA, "--output", "x", "--image-size", "0"), "--image-size"),
         (("train", "resnet18", *DATA, "--output", "x", "--seed", "-1"), "--seed"),
+        (("run", "resnet18", "--prune-ratio", "half", "--fine-tune"), "such as 0.75, or auto"),
         (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),
     ],
 )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,9 @@ from zoo_slim.training import (
     seed_everything,
 )
 from zoo_slim.training import _loop as loop
+from zoo_slim.training._distill import distillation_loss
+from zoo_slim.training._optimise import make_optimizer
+from zoo_slim.training._optimizer_state import optimizer_numbers, optimizer_tensors, restore_optimizer
 from zoo_slim.training._preflight import check_forward
 from zoo_slim.training._state import digest_of, read_state, write_state
 
@@ -99,9 +103,8 @@ def test_training_learns_and_is_recorded(uninterrupted):
     assert json.loads((folder / "run.json").read_text())["settings"] == SETTINGS.as_dict()
 
 
-@pytest.mark.parametrize("step", [0, 1, 5, 6, 11, 17])
-def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
-    whole, whole_folder, last = uninterrupted
+def interrupted(model, step):
+    """Interrupt the training of ``model`` after so many forward passes."""
     seen = 0
 
     def interrupt(module, inputs):
@@ -111,8 +114,14 @@ def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
                 raise KeyboardInterrupt
             seen += 1
 
+    return model.register_forward_pre_hook(interrupt)
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 6, 11, 17])
+def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
+    whole, whole_folder, last = uninterrupted
     model = toy_model()
-    hook = model.register_forward_pre_hook(interrupt)
+    hook = interrupted(model, step)
     with pytest.raises(KeyboardInterrupt):
         fit(model, toy_data(), changed(checkpoint_seconds=0), tmp_path)
     hook.remove()
@@ -123,6 +132,169 @@ def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
     assert metrics(tmp_path) == metrics(whole_folder)
     assert {key: resumed[key] for key in resumed if key not in TIMES} == metrics(whole_folder)[-1]
     assert set(last) == set(resumed)
+
+
+RECIPES = {
+    "averaged": {"ema_decay": 0.9},
+    "proximal": {
+        "penalty": "proximal", "weight_groups": True, "sparsity": 0.05, "sparsity_schedule": "cosine",
+        "sparsity_epochs": 2, "opt": "momentum", "nesterov": False,
+    },
+    "in parts": {"accumulate": 4, "amp": "bf16"},
+    "mixed": {"mixup": 0.4, "cutmix": 1.0, "cutout": 3, "sched": "poly", "min_lr": 1e-4},
+    "adaptive": {"opt": "lookahead_adamw", "nesterov": False, "learning_rate": 0.01, "decay_norms": False},
+    "taught": {"distill_weight": 0.7, "distill_temperature": 2.0, "ema_decay": 0.8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_part_of_a_recipe_resumes(tmp_path, name):
+    settings = changed(**RECIPES[name])
+    teacher = {"teacher": toy_model(seed=7)} if name == "taught" else {}
+    whole, model, fresh = toy_model(), toy_model(), toy_model(seed=99)
+    fit(whole, toy_data(), settings, tmp_path / "whole", **teacher)
+    plain = toy_model()
+    fit(plain, toy_data(), SETTINGS, tmp_path / "plain")
+    assert not torch.equal(whole[0].weight, plain[0].weight), "the recipe changes something"
+    hook = interrupted(model, 9 * settings.accumulate + settings.accumulate - 1)
+    saving = Settings(**{**settings.as_dict(), "checkpoint_seconds": 0})
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_data(), saving, tmp_path / "cut", **teacher)
+    hook.remove()
+    torch.rand(7)
+    fit(fresh, toy_data(), settings, tmp_path / "cut", resume=True, **teacher)
+    assert_same_state(fresh, whole)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    first, second = (read_state(tmp_path / folder / "state")[0] for folder in ("cut", "whole"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    if name == "proximal":
+        assert metrics(tmp_path / "whole")[0]["sparsity"] < metrics(tmp_path / "whole")[1]["sparsity"]
+        assert metrics(tmp_path / "whole")[2]["sparsity"] == 0.05
+
+
+def test_folder_of_an_older_version_resumes(tmp_path, uninterrupted):
+    model = toy_model()
+    hook = interrupted(model, 6)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_data(), SETTINGS, tmp_path)
+    hook.remove()
+    old = (
+        "epochs batch_size learning_rate momentum nesterov weight_decay warmup_epochs label_smoothing clip_norm "
+        "sparsity seed limit amp channels_last device workers checkpoint_seconds"
+    )
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["settings"] = {name: run["settings"][name] for name in old.split()}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    state = json.loads((tmp_path / "state" / "state.json").read_text())
+    for name in ("strength", "optimizer"):
+        del state[name]
+    (tmp_path / "state" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(TrainingError, match=r"settings ema_decay = 0.0, now it is 0.5"):
+        fit(toy_model(), toy_data(), changed(ema_decay=0.5), tmp_path, resume=True)
+    fresh = toy_model(seed=9)
+    fit(fresh, toy_data(), SETTINGS, tmp_path, resume=True)
+    assert_same_state(fresh, uninterrupted[0])
+
+
+def test_averaged_weights_are_tested_and_kept(tmp_path):
+    model = toy_model()
+    last = fit(model, toy_data(), changed(ema_decay=0.9, epochs=2), tmp_path)
+    tensors, _ = read_state(tmp_path / "state")
+    assert torch.equal(model[0].weight, tensors["average.0.weight"])
+    assert not torch.equal(tensors["model.0.weight"], tensors["average.0.weight"])
+    assert evaluate(model, toy_data())["loss"] == pytest.approx(last["test_loss"], rel=1e-6)
+
+
+def test_parts_of_a_batch_make_the_same_step(tmp_path):
+    """Without BatchNorm and dropout, which see one part at a time."""
+    weights = []
+    for parts in (1, 4):
+        seed_everything(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        settings = changed(sparsity=0.0, accumulate=parts)
+        fit(model, toy_data(), settings, tmp_path / str(parts))
+        weights.append(model[0].weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TrainingError, match="8 images cannot be cut into 3 equal parts"):
+        fit(toy_model(), toy_data(), changed(accumulate=3), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_compiled_network_is_saved_under_its_own_names(tmp_path, monkeypatch, uninterrupted):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or partial(model))
+    model = toy_model()
+    fit(model, toy_data(), changed(compile=True), tmp_path)
+    assert compiled == [model]
+    assert_same_state(model, uninterrupted[0])
+    assert set(read_state(tmp_path / "state")[0]) == set(read_state(uninterrupted[1] / "state")[0])
+
+
+def test_another_teacher_is_refused(tmp_path):
+    settings = changed(epochs=1, warmup_epochs=0)
+    fit(toy_model(), toy_data(), settings, tmp_path, teacher=toy_model(seed=1))
+    for teacher in (toy_model(seed=2), None):
+        with pytest.raises(TrainingError, match="model teacher_sha256"):
+            fit(toy_model(), toy_data(), settings, tmp_path, resume=True, teacher=teacher)
+
+
+def test_distillation_loss():
+    logits, taught = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    student, teacher = (logits / 3).softmax(1), (taught / 3).softmax(1)
+    expected = 9 * (teacher * (teacher / student).log()).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, taught, 3.0), expected)
+    assert distillation_loss(taught, taught, 3.0).abs() < 1e-12
+
+
+@pytest.mark.parametrize("opt", ["momentum", "sgd", "adamw", "nadamw", "lamb", "lion", "rmsproptf", "lookahead_lamb"])
+def test_state_of_timms_optimisers_is_whole(opt):
+    def step(model, optimizer):
+        torch.nn.functional.mse_loss(model(torch.ones(4, 3, 8, 8)), torch.ones(4, 3)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    settings = Settings(opt=opt, nesterov=opt == "sgd", learning_rate=0.01)
+    model, other = toy_model().eval(), toy_model(seed=4).eval()
+    optimizer, again = make_optimizer(model, settings), make_optimizer(other, settings)
+    for _ in range(7):
+        step(model, optimizer)
+    other.load_state_dict(model.state_dict())
+    numbers = json.loads(json.dumps(optimizer_numbers(optimizer)))
+    restore_optimizer(again, {name: value.clone() for name, value in optimizer_tensors(optimizer).items()}, numbers)
+    for _ in range(6):
+        step(model, optimizer)
+        step(other, again)
+    assert_same_state(model, other)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"opt": "sgdd", "nesterov": False}, "no optimiser 'sgdd'"),
+        ({"sched": "cosin"}, "no schedule 'cosin'"),
+        ({"sched": "plateau"}, "needs more than the number of the step"),
+    ],
+)
+def test_unknown_names_are_refused_before_a_run_begins(tmp_path, values, message):
+    with pytest.raises(TrainingError, match=message):
+        fit(toy_model(), toy_data(), changed(**values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_repeats_nothing(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = toy_model()
+    hook = interrupted(model, 9)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_data(), changed(tensorboard=True), tmp_path)
+    hook.remove()
+    fit(toy_model(), toy_data(), changed(tensorboard=True), tmp_path, resume=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("test_loss")]
+    assert losses == [(line["epoch"], pytest.approx(line["test_loss"])) for line in metrics(tmp_path)]
 
 
 CHILD = textwrap.dedent(

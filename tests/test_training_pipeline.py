@@ -130,6 +130,12 @@ def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
     assert not (tmp_path / "run").exists()
 
 
+def test_auto_and_a_schema_exclude_each_other(data, tmp_path):
+    with pytest.raises(TrainingError, match="the ratio auto follows"):
+        run_all(NAME, data, SETTINGS, SETTINGS, ["auto"], tmp_path / "run", options=OPTIONS, schema="schema.json")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -11,6 +11,7 @@ from zoo_slim.cli._settings import takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
+    from zoo_slim.training._run_all import Ratio
     from zoo_slim.training._sources import Data
 
 __all__ = ["add_commands"]
@@ -161,8 +162,8 @@ def run(
     sparsity_train: Annotated[bool, typer.Option("--sparsity-train", help="Penalise the scales in training.")] = False,
     slim_and_tune: Annotated[bool, typer.Option("--fine-tune", help="Slim and fine-tune after training.")] = False,
     prune_ratio: Annotated[
-        list[float], typer.Option("--prune-ratio", help="Share of the scales to remove; may be repeated.")
-    ] = [0.75],  # noqa: B006  # typer copies it
+        list[str], typer.Option("--prune-ratio", help="Share of the scales to remove, or auto; may be repeated.")
+    ] = ["0.75"],  # noqa: B006  # typer copies it
     prune_schema: Annotated[Path | None, typer.Option("--prune-schema", help="Pruning schema (JSON).")] = None,
     after_slimming: Annotated[
         str,
@@ -216,7 +217,7 @@ def run(
         where,
         settings if sparsity_train else replace(settings, sparsity=0.0),
         tuning if slim_and_tune else None,
-        prune_ratio,
+        [_ratio(text) for text in prune_ratio],
         output,
         options=_options(option, stem, num_classes),
         start=source if sparsity_train else None,
@@ -251,6 +252,15 @@ def _options(pairs: list[str] | None, stem: str | None, num_classes: int | None)
     if num_classes is not None:
         options["num_classes"] = num_classes
     return options
+
+
+def _ratio(text: str) -> "Ratio":
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--prune-ratio takes a share such as 0.75, or auto, not {text!r}") from None
 
 
 def _value(text: str) -> bool | int | float | str:

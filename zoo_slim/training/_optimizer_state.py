@@ -11,11 +11,14 @@ Number = (bool, int, float)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the tensors that an optimiser keeps, as ``optimizer.<parameter>.<key>``."""
+    """Return the tensors that an optimiser keeps, as ``optimizer.<parameter>.<key>`` and ``group.<group>.<key>``."""
+    described = optimizer.state_dict()
+    kept = {"optimizer": described["state"], "group": dict(enumerate(described["param_groups"]))}
     return {
-        f"optimizer.{index}.{key}": value
-        for index, kept in optimizer.state_dict()["state"].items()
-        for key, value in kept.items()
+        f"{kind}.{index}.{key}": value
+        for kind, parts in kept.items()
+        for index, part in parts.items()
+        for key, value in part.items()
         if isinstance(value, Tensor)
     }
 
@@ -38,9 +41,11 @@ def restore_optimizer(
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
+        index, _, key = rest.partition(".")
+        if kind == "group":
+            described["param_groups"][int(index)][key] = value
         if kind != "optimizer":
             continue
-        index, _, key = rest.partition(".")
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()

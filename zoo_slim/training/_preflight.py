@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,16 +17,18 @@ from zoo_slim.training._settings import DEVICES, TrainingError
 __all__ = ["check_device", "check_forward", "check_ratio", "check_schema"]
 
 
-def check_ratio(ratio: float) -> None:
+def check_ratio(ratio: float | Literal["auto"]) -> None:
     """Compare with what slimming takes.
 
     Raises:
-        TrainingError: not ``0 <= ratio < 1``.
+        TrainingError: neither ``0 <= ratio < 1`` nor ``auto``.
     """
+    if ratio == "auto":
+        return
     if not (math.isfinite(ratio) and 0 <= ratio < 1):
         hint = f"; for {ratio:g} % write {ratio / 100:g}" if 1 < ratio < 100 else ""
         raise TrainingError(
-            f"the prune ratio is the share of the channels to remove, 0 <= ratio < 1, not {ratio!r}{hint}"
+            f"the prune ratio is the share of the channels to remove, 0 <= ratio < 1 (or auto), not {ratio!r}{hint}"
         )
 
 

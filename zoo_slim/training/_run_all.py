@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -28,7 +28,9 @@ from zoo_slim.training._sources import (
 )
 from zoo_slim.training._state import digest_of, write_json
 
-__all__ = ["run_all"]
+__all__ = ["Ratio", "run_all"]
+
+Ratio = float | Literal["auto"]
 
 
 def run_all(
@@ -36,7 +38,7 @@ def run_all(
     data: Data | Dataset,
     settings: Settings,
     tuning: Settings | None,
-    ratios: Sequence[float],
+    ratios: Sequence[Ratio],
     folder: str | Path,
     *,
     options: Mapping[str, Any] | None = None,
@@ -59,7 +61,7 @@ def run_all(
         data: as in `train`.
         settings: of the sparsity training.
         tuning: of the fine-tuning; None = train only.
-        ratios: shares of the BatchNorm scales below the threshold, between 0 and 1.
+        ratios: shares of the BatchNorm scales below the threshold, between 0 and 1; or ``auto``: see `slim`.
         folder: of this run and all its parts.
         options: as in `train`.
         start: as in `train`.
@@ -86,6 +88,8 @@ def run_all(
 
     for ratio in ratios:
         check_ratio(ratio)
+    if "auto" in ratios and schema is not None:
+        raise TrainingError("the ratio auto follows zoo_slim's own schema: give a number, or no schema")
     check_way(after_slimming)
     enter(settings, dtype)
     if architecture is None and base is None:
@@ -126,19 +130,24 @@ def run_all(
                 whole, slimmed, result, ratio, dataset, tuning, folder, schema=schema, after_slimming=after_slimming,
                 distill=distill, resume=resume, dtype=dtype, command=command, base_metrics=base_metrics,
             )  # fmt: skip
-            summary["variants"][f"{ratio:g}"] = dict(checkpoint.read_config(target).metrics)
+            summary["variants"][_tag(ratio)] = dict(checkpoint.read_config(target).metrics)
             summary["saved"] = str(target)
     by_main(lambda: write_json(folder / "summary.json", summary), check_device(settings.device))
     return summary
 
 
+def _tag(ratio: Ratio) -> str:
+    return ratio if isinstance(ratio, str) else f"{ratio:g}"
+
+
 def _slim(
-    whole: nn.Module, ratio: float, schema: str | Path | None, dataset: Dataset
+    whole: nn.Module, ratio: Ratio, schema: str | Path | None, dataset: Dataset
 ) -> tuple[nn.Module, PruningResult]:
     from zoo_slim import SlimPruner, slim
 
     if schema is None:
         return slim(whole, ratio=ratio, example_input=example_of(dataset))
+    assert not isinstance(ratio, str)
     pruner = SlimPruner(whole, schema)
     pruner.run(prune_ratio=ratio)
     assert pruner.result is not None
@@ -149,7 +158,7 @@ def _tune(
     whole: nn.Module,
     slimmed: nn.Module,
     result: PruningResult,
-    ratio: float,
+    ratio: Ratio,
     dataset: Dataset,
     tuning: Settings,
     folder: Path,
@@ -163,7 +172,7 @@ def _tune(
     base_metrics: Mapping[str, Any],
 ) -> Path:
     """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
-    variant = f"{ratio:g}"
+    variant = _tag(ratio)
     tested = dataset.limited(tuning.limit) if tuning.limit else dataset
     accuracies, model = {}, None
     for way, network in each_way(whole, slimmed, result, dataset, tuning):
