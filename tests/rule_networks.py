@@ -1391,6 +1391,15 @@ after("split by a list", 8, lambda m, y: torch.cat([*y.relu().split(m.parts, 1)]
 after("split by a tuple", 8, lambda m, y: torch.cat([*y.relu().split(m.parts, 1)], 1), parts=lambda: (3, 5))
 after("split by an attribute and a constant", 3, lambda m, y: torch.cat([*y.split([m.one, 5], 1)], 1), one=3)
 after("split into parts of an attribute", 4, lambda m, y: sum(y.split(m.width, 1)), 4, width=4)
+after("split in halves of an attribute", 8, lambda m, y: torch.cat(y.split(m.width // 2, 1)[::-1], 1), width=8)
+after(
+    "split in as many parts as an attribute says", 8,
+    lambda m, y: torch.cat(y.split(m.width // m.count, 1)[::-1], 1), width=8, count=2,
+)  # fmt: skip
+after(
+    "split by an attribute and the rest of another", 8,
+    lambda m, y: torch.cat([*y.relu().split([m.one, m.width - m.one], 1)], 1), one=3, width=8,
+)  # fmt: skip
 after("slice up to an attribute", 8, lambda m, y: y[:, : m.one].relu(), 5, one=5)
 after("slice from an attribute", 8, lambda m, y: y[:, m.one :].relu(), 3, one=5)
 after("slice between attributes", 8, lambda m, y: y[:, m.one : m.one + m.two], 4, one=2, two=4)

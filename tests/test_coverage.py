@@ -89,10 +89,10 @@ def test_how_processes_end():
         "fine": python("print('x' * 10**6)"),
         "wrong": python("raise ValueError('this one')"),
         "busy": python("while True: pass"),
-        "big": python("held = bytes(10**9) and b'x' * 10**9; import time; time.sleep(60)"),
+        "big": python("held = b'x' * 10**8; import time; time.sleep(60)"),
         "idle": python("import time; time.sleep(60)"),
     }
-    ended = dict(run_bounded(commands, Bounds(seconds=0.5, memory=3e8), workers=3))
+    ended = dict(run_bounded(commands, Bounds(seconds=0.5, memory=6e7), workers=3))
     assert {key: one.outcome for key, one in ended.items()} == {
         "fine": "done", "wrong": "failed", "busy": "time", "big": "memory", "idle": "time",
     }  # fmt: skip

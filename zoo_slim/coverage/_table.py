@@ -8,6 +8,9 @@ __all__ = ["BAD", "markdown", "summary", "verdict", "why"]
 
 Record = Mapping[str, Any]
 
+_CONSEQUENCE = "one of its operands has channels that stay"
+"""Follows from other channels that stay: from the images', where there is no other reason."""
+
 EXACT, WRONG, FAILS, LARGE, NOTHING = "exact", "NOT EXACT", "FAILS", "too large", "nothing to remove"
 
 BAD = (WRONG, FAILS)
@@ -91,7 +94,7 @@ def markdown(records: Sequence[Record], command: str, machine: str) -> str:
         parts += ["## Not exact, or failing", "\n".join(f"- `{record['model']}`: {_bad(record)}" for record in bad)]
     if large := [record for record in records if verdict(record) == LARGE]:
         parts += ["## Too large to compare", "\n".join(f"- `{record['model']}`: {_large(record)}" for record in large)]
-    parts += ["## All models", _rows(records)]
+    parts += ["## Only partly slimmed", _partly(records), "## All models", _rows(records)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -123,6 +126,28 @@ def _bad(record: Record) -> str:
 def _large(record: Record) -> str:
     done = f"{len(record['runs'])} of 2 runs compared" if record["runs"] else "no weights compared"
     return _escaped(f"{done}{'; ' + why(record) if record['failures'] else ''}")
+
+
+def _partly(records: Sequence[Record]) -> str:
+    """The models of which channels stay though they are no images or outputs, by what keeps the most of them."""
+    kept: dict[str, list[Record]] = {}
+    whole = 0
+    for record in records:
+        causes = [reason for reason, _ in record.get("reasons", []) if not reason.endswith(_CONSEQUENCE)]
+        if causes:
+            kept.setdefault(causes[0], []).append(record)
+        else:
+            whole += "reasons" in record
+    lines = [
+        f"In {whole} models every channel can go but those of the images and of the outputs. In the others some are "
+        "frozen, or inexact and left alone unless asked for. By what keeps most of them, with the share that can go:",
+        "",
+    ]
+    for reason, models in sorted(kept.items(), key=lambda item: -len(item[1])):
+        models.sort(key=lambda record: record["share"])
+        names = ", ".join(f"{record['model']} {record['share']:.0%}" for record in models)
+        lines.append(f"- **{_escaped(reason)}** ({len(models)}): {names}")
+    return "\n".join(lines)
 
 
 def _rows(records: Iterable[Record]) -> str:

@@ -85,7 +85,9 @@ def verify(
 def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
     model = copy.deepcopy(model)
     for module in model.modules():
-        module.training = next(module.children(), None) is not None
+        # timm's norms hold their activation as a child: they are layers all the same.
+        layer = next(module.children(), None) is None or isinstance(module, nn.modules.batchnorm._NormBase)
+        module.training = not layer
     return tensors_in(call_model(model, example))
 
 

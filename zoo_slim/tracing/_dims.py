@@ -30,6 +30,15 @@ class Term(NamedTuple):
     dim: int | None = None
 
 
+def _collected(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The same sum with one term for each array of ids, none 0."""
+    found: dict[tuple[int, int | None], Term] = {}
+    for term in terms:
+        key = id(term.ids), term.dim
+        found[key] = term._replace(share=term.share + (found[key].share if key in found else 0.0))
+    return tuple(term for term in found.values() if term.share)
+
+
 class Dim(int):
     """A size that follows a tensor's own, or that an attribute holds.
 
@@ -113,8 +122,12 @@ class Dim(int):
         axis, free = None, False
         if mine == theirs == 1 and self.axis is not None and other.axis is not None:
             axis, free = np.concatenate([self.axis, other.axis]), self.free or other.free
-        terms = self.scaled(mine) + other.scaled(theirs)
-        return Dim(value, self.rules, terms, linear=self.linear and other.linear, axis=axis, free=free)
+        terms = _collected(self.scaled(mine) + other.scaled(theirs))
+        linear = self.linear and other.linear
+        if axis is None and linear and len(terms) == 1 and terms[0].share == 1 and terms[0].ids.size == value:
+            # Parts of an attribute that add up to the whole of it.
+            axis, free = terms[0].ids, bool((terms[0].ids >= self.rules.ids.attributes_from).all())
+        return Dim(value, self.rules, terms, linear=linear, axis=axis, free=free)
 
     def __add__(self, other: Any) -> Any:
         return self._sum(other, 1, 1)

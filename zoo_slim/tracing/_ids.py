@@ -27,12 +27,13 @@ class ChannelIds(UnionFind):
         self._inexact = np.concatenate([self._inexact, np.zeros(count, dtype=bool)])
         return super().mint(count)
 
-    def freeze(self, ids: Ids, reason: str) -> None:
-        """Forbid removal of ``ids``, for ``reason``."""
+    def freeze(self, ids: Ids, reason: str | None) -> None:
+        """Forbid removal of ``ids``, for ``reason``; None where they are no channels."""
         roots = np.unique(self.find(ids))
         roots = roots[roots != FROZEN]
         if len(roots):
-            self._note(roots, reason)
+            if reason is not None:
+                self._note(roots, reason)
             self._parent[roots] = FROZEN
 
     def mark_inexact(self, ids: Ids, reason: str) -> None:

@@ -126,17 +126,20 @@ def stack(state: TraceState, call: Call) -> None:
 def split(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
     sizes = [part.shape[dim] for part in call.outputs]
+    parts = [_share(part, len(sizes)) for part in state.context.parts]
+    asked = parts * len(sizes) if len(parts) == 1 else parts
+    whole = sum(asked)
     for factor in state.label(source):
         if dim not in support(factor):
             continue
-        if _in_equal_parts(state, factor, dim, sizes):
+        if isinstance(whole, Dim) and support(factor) == {dim}:
+            whole.bind(factor.ids.ravel())
+        if _in_equal_parts(state, factor, dim, sizes, parts):
             state.require_equal(full_ids(factor, source.shape, [dim]).reshape(len(sizes), sizes[0]))
             continue
         if len(support(factor)) > 1:
             state.keep_size(factor, {dim}, "a split")
             continue
-        parts = state.context.parts
-        asked = parts * len(sizes) if len(parts) == 1 else parts
         start = 0
         for size, given in itertools.zip_longest(sizes, asked):
             narrow = _narrow(factor, dim, start, start + (size or 0))
@@ -149,17 +152,26 @@ def split(state: TraceState, call: Call) -> None:
     for part, size in zip(call.outputs, sizes, strict=True):
         state.set(part, [_narrow(factor, dim, start, start + size) for factor in state.label(source)])
         start += size
-    for given in state.context.parts:
+    for given in parts:
         if isinstance(given, Dim) and not any(dim in support(factor) for factor in state.label(source)):
             given.hold("the code splits something else by it")
 
 
-def _in_equal_parts(state: TraceState, factor: Factor, dim: int, sizes: Sequence[int]) -> bool:
+def _share(part: int, count: int) -> int:
+    """The size of a part; linear where it is a size over another one that is the number of parts."""
+    if not isinstance(part, Dim) or part.form is None or part.form[0] != "/" or int.__ne__(part.form[2], count):
+        return part
+    whole, parts = part.form[1:]
+    parts.hold("the number of parts of a split")
+    return Dim(int.__add__(part, 0), part.rules, whole.scaled(1 / count))
+
+
+def _in_equal_parts(state: TraceState, factor: Factor, dim: int, sizes: Sequence[int], parts: Sequence[int]) -> bool:
     """Whether a split follows the size of the whole: into as many parts, all of its size over their number."""
     if len(set(sizes)) != 1 or support(factor) != {dim}:
         return False
-    asked = [part for part in state.context.parts if isinstance(part, Dim) and part.linear]
-    if state.context.equal_parts or not asked or len(asked) != len(state.context.parts):
+    asked = [part for part in parts if isinstance(part, Dim) and part.linear]
+    if state.context.equal_parts or not asked or len(asked) != len(parts):
         return state.context.equal_parts
     share = Term(-1.0 / len(sizes), factor.ids, dim)
     return len(asked) in (1, len(sizes)) and all(not len(state.rules.total([*part.terms, share])[0]) for part in asked)
@@ -209,7 +221,9 @@ def index(state: TraceState, call: Call) -> None:
         state.freeze_all(call.tensors, "picked by a mask")
         state.set(out, ())
         return
-    state.freeze_all(given, "numbers of what is picked")
+    for tensor in given:
+        for factor in state.label(tensor):
+            state.ids.freeze(factor.ids, None)  # positions of a table of numbers: nobody misses them
     new = out.ndim - source.ndim + len(dims)
     place = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
     label = []
