@@ -160,14 +160,14 @@ class TraceState:
 
     def _shrunk(self, factor: Factor) -> Factor:
         """The factor without dimensions along which all has been unified, if others are left."""
-        if len(support(factor)) > 1:
-            roots = self.ids.find(factor.ids)
-            for dim in support(factor):
-                first = roots.take([0], axis=dim)
-                if first.size > 1 and (roots == first).all():
-                    roots = first
-            factor = factor.with_ids(roots)
-        return factor
+        if len(support(factor)) < 2:
+            return factor
+        roots = whole = self.ids.find(factor.ids)
+        for dim in support(factor):
+            first = roots.take([0], axis=dim)
+            if first.size > 1 and (roots == first).all():
+                roots = first
+        return factor if roots is whole else factor.with_ids(roots)  # the whole of a wide layer's weight is large
 
     def note_weights(self, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Note that ``outputs`` were computed from weights alone, if all ``tensors`` were."""
