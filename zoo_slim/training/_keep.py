@@ -80,7 +80,7 @@ def keep(
         )
 
     model.cpu()
-    by_main(save, check_device(settings.device))
+    by_main(save)
 
 
 def as_stored(model: nn.Module, dtype: str | None) -> nn.Module:

@@ -92,7 +92,7 @@ def fit(
     rows_of(_part_size(dataset, settings), (accelerator.process_index, accelerator.num_processes))
     penalty = penalty_of(model, settings, dataset.input_size)
     record = Record(folder, settings.tensorboard)
-    by_main(lambda: claim(folder, description, resume), accelerator.device)
+    by_main(lambda: claim(folder, description, resume))
     run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record)
     with chosen_kernels(accelerator.device, settings.deterministic):
         run.restore()
@@ -217,7 +217,7 @@ class _Run:
         totals = add_up(self.totals)
         self._check_finite(float(totals[0]))
         spread_from_main(self.model.buffers())
-        by_main(lambda: self._write_state(totals), self.device)
+        by_main(lambda: self._write_state(totals))
         self.saved = time.monotonic()
 
     def _write_state(self, totals: Tensor) -> None:
@@ -259,7 +259,7 @@ class _Run:
                 self.accelerator.scaler.load_state_dict(position["scaler"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(f"the state in {self.folder / 'state'} does not fit this run: {error}") from error
-        by_main(lambda: self.record.write(self.history), self.device)
+        by_main(lambda: self.record.write(self.history))
         where = f"epoch {self.epoch}" if not self.step else f"epoch {self.epoch}, step {self.step} of {self.steps}"
         announce(f"resumed {self.folder} after {where} of {self.settings.epochs}")
 
@@ -281,7 +281,7 @@ class _Run:
             return True
         if self.part[1] > 1 and self.step % ASK_STEPS:
             return False
-        return main_decides(time.monotonic() - self.saved >= limit, self.device)
+        return main_decides(time.monotonic() - self.saved >= limit)
 
     def _spent(self) -> float:
         return self.seconds + time.monotonic() - self.started

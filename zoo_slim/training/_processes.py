@@ -57,7 +57,7 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def by_main(action: Callable[[], Any], device: torch.device | str = "cpu") -> None:
+def by_main(action: Callable[[], Any]) -> None:
     """Let the main process do something, while the others wait for it.
 
     Raises:
@@ -72,21 +72,16 @@ def by_main(action: Callable[[], Any], device: torch.device | str = "cpu") -> No
             action()
         except Exception as error:
             failure = error
-    failed = torch.tensor([failure is not None], dtype=torch.int64, device=device)
-    distributed.broadcast(failed, 0)
+    failed = _told_by_main(failure is not None)
     if failure is not None:
         raise failure
-    if failed.item():
+    if failed:
         raise TrainingError("the main process stopped; its message says why")
 
 
-def main_decides(answer: bool, device: torch.device) -> bool:
+def main_decides(answer: bool) -> bool:
     """Return the main process's answer in all of them."""
-    if not _several():
-        return answer
-    told = torch.tensor([answer], dtype=torch.int64, device=device)
-    distributed.broadcast(told, 0)
-    return bool(told.item())
+    return _told_by_main(answer) if _several() else answer
 
 
 def add_up(totals: Tensor) -> Tensor:
@@ -102,6 +97,12 @@ def spread_from_main(tensors: Iterable[Tensor]) -> None:
     if _several():
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
+
+
+def _told_by_main(answer: bool) -> bool:
+    told = torch.tensor([answer], dtype=torch.int64, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.broadcast(told, 0)
+    return bool(told.item())
 
 
 def _several() -> bool:

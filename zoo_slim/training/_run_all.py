@@ -12,7 +12,7 @@ from zoo_slim.training._data import Dataset
 from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
-from zoo_slim.training._preflight import check_device, check_ratio, check_schema
+from zoo_slim.training._preflight import check_ratio, check_schema
 from zoo_slim.training._processes import by_main
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError
@@ -132,7 +132,7 @@ def run_all(
             )  # fmt: skip
             summary["variants"][_tag(ratio)] = dict(checkpoint.read_config(target).metrics)
             summary["saved"] = str(target)
-    by_main(lambda: write_json(folder / "summary.json", summary), check_device(settings.device))
+    by_main(lambda: write_json(folder / "summary.json", summary))
     return summary
 
 
