@@ -91,8 +91,9 @@ class TensorFile:
 
     def read_ahead(self) -> None:
         """Begin to read all tensors in another thread, if the file is short enough to do so before names are judged."""
-        if self.size <= _AHEAD:
-            self._ahead = self._workers.submit(self._read_all)
+        if self.size <= _AHEAD:  # the thread only waits for the system: two that run Python slow each other down
+            tensors, batches = self._make_room()
+            self._ahead = self._workers.submit(self._fill, tensors, batches)
 
     def read(self) -> dict[str, Tensor]:
         """Return all tensors; each has memory of its own, on the CPU.
@@ -100,12 +101,19 @@ class TensorFile:
         Raises:
             CheckpointError: the file is not the one that was recorded, or a boolean is neither 0 nor 1.
         """
-        return self._ahead.result() if self._ahead is not None else self._read_all()
+        tensors = self._ahead.result() if self._ahead is not None else self._fill(*self._make_room())
+        for name, tensor in tensors.items():
+            self._check_booleans(name, tensor)
+        return tensors
 
-    def _read_all(self) -> dict[str, Tensor]:
+    def _make_room(self) -> tuple[dict[str, Tensor], list[list[memoryview]]]:
+        """Return all tensors, without values, and their memory in the order of the file."""
         tensors = {name: _empty(entry.dtype, entry.shape) for name, entry in self.entries.items()}
+        return tensors, list(_batches([memory for tensor in tensors.values() if (memory := _memory(tensor))]))
+
+    def _fill(self, tensors: dict[str, Tensor], batches: Sequence[Sequence[memoryview]]) -> dict[str, Tensor]:
         hashing: Future[None] | None = None
-        for batch in _batches([memory for tensor in tensors.values() if (memory := _memory(tensor))]):
+        for batch in batches:
             self._read(batch)
             if self._digest is not None:
                 if hashing is not None:
@@ -113,8 +121,6 @@ class TensorFile:
                 hashing = self._workers.submit(self._hash, batch)
         if hashing is not None:
             hashing.result()
-        for name, tensor in tensors.items():
-            self._check_booleans(name, tensor)
         self._check_digest()
         return tensors
 

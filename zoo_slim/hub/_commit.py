@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo_slim._errors import HubError, NotThereError
-from zoo_slim.hub._errors import first_line, log_in, status_of
+from zoo_slim.hub._errors import OFFLINE, first_line, log_in, status_of
 from zoo_slim.hub._remote import Contents, Remote, quiet
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _refusal(error: Exception, target: Target, state: str) -> HubError:
     who, cure = log_in(target.token)
     owner = target.repo.split("/")[0]
     if isinstance(error, errors.OfflineModeIsEnabled):
-        reason = "the Hub is not to be asked, as HF_HUB_OFFLINE is set"
+        reason = OFFLINE
     elif isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
         reason = f"the Hub refused {who}; {cure}"
     elif isinstance(error, errors.RepositoryNotFoundError):

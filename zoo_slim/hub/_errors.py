@@ -8,8 +8,9 @@ from zoo_slim._errors import CheckpointError, NotThereError
 if TYPE_CHECKING:
     from zoo_slim.hub._remote import Remote
 
-__all__ = ["UnreachableError", "explain", "first_line", "log_in", "status_of"]
+__all__ = ["OFFLINE", "UnreachableError", "explain", "first_line", "is_offline", "log_in", "status_of"]
 
+OFFLINE = "the Hub is not to be asked, as HF_HUB_OFFLINE is set"
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -30,6 +31,13 @@ def first_line(error: BaseException) -> str:
     """Return an error's class and the first line of its text, at most 300 characters."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}"[:300]
+
+
+def is_offline() -> bool:
+    """Return whether the client was told not to ask the Hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -73,7 +81,7 @@ def explain(
     who, cure = log_in(remote.token)
     status = status_of(error)
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return UnreachableError("the Hub is not to be asked, as HF_HUB_OFFLINE is set", final=True)
+        return UnreachableError(OFFLINE, final=True)
     if isinstance(error, errors.GatedRepoError):
         return NotThereError(
             f"is gated, and {who} has not been granted access; ask for it on the repository's page, then {cure}",

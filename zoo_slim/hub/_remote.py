@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoo_slim.hub._errors import UnreachableError, explain
+from zoo_slim.hub._errors import OFFLINE, UnreachableError, explain, is_offline
 
 __all__ = ["Contents", "Head", "Remote", "quiet"]
 
@@ -152,6 +152,8 @@ class Remote:
     ) -> _T:
         if self.local_files_only:
             raise UnreachableError("the Hub is not to be asked, as local_files_only=True was given", final=True)
+        if is_offline():  # the client would say so too, but only after it has read the certificates, for 60 ms
+            raise UnreachableError(OFFLINE, final=True)
         for left in reversed(range(tries if self.asked_for else 1)):
             start = time.monotonic()
             try:
