@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ _MOST_BUFFERS = 1000  # IOV_MAX is 1024
 _BLOCK = 1 << 20
 _BYTES = Entry(torch.uint8, (0,), 0, 0)
 _AHEAD = 64 << 20
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class TensorFile:
@@ -175,9 +177,9 @@ class TensorFile:
                 inner = {axis: _rows_of(index, len(rows), begin, end) for axis, index in axes.items() if axis}
                 part = result[begin:end]
                 chosen = self._room(1, entry, end - begin) if inner else part
-                torch.index_select(block, 0, rows[begin:end] - first, out=chosen)
+                _take(block, 0, rows[begin:end] - first, chosen)
                 if len(inner) == 1 and (axis := next(iter(inner))) and inner[axis].ndim == 1:
-                    torch.index_select(chosen, axis, inner[axis], out=part)
+                    _take(chosen, axis, inner[axis], part)
                 elif inner:
                     part.copy_(slice_tensor(chosen, inner))
 
@@ -286,6 +288,13 @@ def _batches(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
 
 def _shape_kept(shape: Sequence[int], axes: Mapping[int, Tensor]) -> list[int]:
     return [axes[axis].shape[-1] if axis in axes else length for axis, length in enumerate(shape)]
+
+
+def _take(source: Tensor, axis: int, index: Tensor, out: Tensor) -> None:
+    """Copy some positions of an axis, in this thread: torch shares out even a small job, and waits for the slowest."""
+    kind = _INTEGERS[source.itemsize]
+    parts = source.view(kind).numpy(), index.numpy(), axis, out.view(kind).numpy()
+    np.take(*parts, mode="clip")  # indices are valid already; "raise" would make a copy first
 
 
 def _rows_of(index: Tensor, rows: int, begin: int, end: int) -> Tensor:
