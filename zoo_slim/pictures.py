@@ -8,7 +8,9 @@ from torch import nn
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["channels_kept", "layer_widths"]
+    from zoo_slim.slimming import Cliff
+
+__all__ = ["channels_kept", "layer_widths", "sorted_scales"]
 
 _KEPT, _REMOVED = "#1f6f8b", "#d9dee2"
 
@@ -56,4 +58,41 @@ def channels_kept(widths: Mapping[str, tuple[int, int]], title: str) -> "Figure"
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", fontsize=8)
     axes.set_title(title, loc="left", fontsize=9)
+    return figure
+
+
+def sorted_scales(cliff: "Cliff", title: str, ratio: float | None = None) -> "Figure":
+    """The scales in ascending order on a logarithmic axis, and below what each ratio loses, with the cliff.
+
+    Args:
+        cliff: as `zoo_slim.find_cliff` gives it.
+        title: one or two lines above the picture.
+        ratio: the one that was chosen.
+    """
+    from matplotlib.figure import Figure
+
+    count = max(len(cliff.scales), 1)
+    alive = cliff.scales[cliff.dead :]
+    shares = [(cliff.dead + place) / count for place in range(len(alive))]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    upper.plot(shares, alive, color=_KEPT, linewidth=1.5)
+    upper.set_yscale("log")
+    upper.set_ylabel("|gamma|, sorted")
+    if cliff.dead:
+        upper.axvspan(0, cliff.dead / count, color=_REMOVED)
+        middle = cliff.dead / count / 2
+        upper.text(
+            middle, 0.5, f"{cliff.dead} exactly 0", transform=upper.get_xaxis_transform(), ha="center", rotation=90
+        )
+    lower.plot(cliff.ratios, 100 * cliff.lost, color=_KEPT, linewidth=1.5)
+    lower.axhline(100 * cliff.tolerance, color="grey", linewidth=0.8, linestyle=":")
+    lower.set(xlabel="ratio of channels removed", ylabel="variance lost in\nthe worst group, %", xlim=(0, 1))
+    for axes in (upper, lower):
+        axes.axvline(cliff.ratio, color="tab:red", linewidth=1.2, label=f"cliff, {cliff.ratio:.3g}")
+        if ratio is not None and abs(ratio - cliff.ratio) > 1e-9:
+            axes.axvline(ratio, color="black", linewidth=1.2, linestyle="--", label=f"chosen, {ratio:g}")
+        axes.spines[["top", "right"]].set_visible(False)
+    lower.legend(frameon=False, fontsize=8, loc="upper left")
+    upper.set_title(title, loc="left", fontsize=9)
     return figure

@@ -1,6 +1,6 @@
 """The command slim."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -13,20 +13,23 @@ from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import example, parse_count, parse_share, place
 from zoo_slim.cli._output import amount, console, percent, size, status, table
+from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._schema import read_any
 from zoo_slim.cli._training import DATASETS, _command
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from zoo_slim.checkpoint import Config
     from zoo_slim.result import PruningResult
-    from zoo_slim.schema import OriginalSchema, PruningSchema
-    from zoo_slim.slimming import Criterion
+    from zoo_slim.schema import OriginalSchema
+    from zoo_slim.slimming import Criterion, Folding
     from zoo_slim.training import Dataset
 
 __all__ = ["add_commands"]
 
+BATCH = 64
 CRITERIA = f"{', '.join(_plugins.names('zoo_slim.criteria'))}."
 
 
@@ -38,7 +41,12 @@ def add_commands(app: typer.Typer) -> None:
 def slim(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A trained network: a registered name, hf-hub:org/name or a folder.")],
-    ratio: Annotated[float | None, typer.Option("--ratio", help="Share of the channels to remove, 0 to 1.")] = None,
+    ratio: Annotated[
+        str | None,
+        typer.Option(
+            "--ratio", help="Share of the channels to remove, 0 to 1; or auto: as much as next to nothing is lost with."
+        ),
+    ] = None,
     params: Annotated[
         str | None, typer.Option("--params", help="Keep at most this many: 2500000, 2.5M, or 0.25.")
     ] = None,
@@ -54,7 +62,7 @@ def slim(
     criterion: Annotated[str, typer.Option("--criterion", help=CRITERIA)] = "bn_scale",
     batches: Annotated[
         int,
-        typer.Option("--batches", min=1, help="Batches of 64 training images, for a criterion that needs gradients."),
+        typer.Option("--batches", min=1, help="Batches of 64 training images, for gradients and for --recalibrate."),
     ] = 16,
     minimum: Annotated[
         str, typer.Option("--minimum", help="What each group keeps at least: 8 channels, or a share such as 0.1.")
@@ -72,11 +80,23 @@ def slim(
     variant: Annotated[
         str | None, typer.Option("--variant", help="Tag of the slim network. Default: the ratio.")
     ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Fold the constants of removed channels into what read them. Needs no data.")
+    ] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure BatchNorm statistics anew; needs --dataset and --data.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many scales are dead and where the cliff is; save nothing.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw the sorted scales and the cliff: .png, .svg or .pdf.")
+    ] = None,
     weights: Annotated[
         bool, typer.Option(help="--no-weights: a few KB; the weights are cut from the source's, one folder up.")
     ] = True,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help=f"For the accuracy, and for gradients: {DATASETS}.")
+        str | None, typer.Option("--dataset", help=f"For accuracy, gradients and --recalibrate: {DATASETS}.")
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the random criterion, and of the batches.")] = 0,
@@ -84,60 +104,99 @@ def slim(
     """Remove channels of a network, and save what is left.
 
     Those that matter least go; give one of --ratio, --params and --macs, or --remove-blocks, or both. What is left is
-    saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune.
+    saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune. Before anything is removed, it is said how
+    many scales are dead, and where the cliff is.
     """
     import torch
 
-    from zoo_slim import checkpoint, trace
+    from zoo_slim import checkpoint, find_cliff, fold_constants
+    from zoo_slim import recalibrate as recalibrate_statistics
     from zoo_slim import slim as slim_model
     from zoo_slim._errors import CheckpointError
     from zoo_slim.checkpoint._config import check_variant
     from zoo_slim.registry import registry
-    from zoo_slim.schema import OriginalSchema
+    from zoo_slim.schema import OriginalSchema, convert_original
+    from zoo_slim.slimming._defaults import schema_for
+    from zoo_slim.training import evaluate
+    from zoo_slim.training._progress import progress
 
     blocks = None if remove_blocks is None else _blocks(remove_blocks)
-    budget, tag = _budget(ratio, params, macs, blocks)
+    budget, tag = _budget(_ratio(ratio), params, macs, blocks, dry_run)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
+    if recalibrate and dataset is None:
+        raise typer.BadParameter("--recalibrate measures statistics of training images: give --dataset and --data")
+    if not weights and (fold or recalibrate):
+        raise typer.BadParameter("--fold and --recalibrate make weights that must be saved: leave out --no-weights")
+    if picture is not None:
+        check_picture(picture)
     least = parse_share(minimum, "--minimum")
     given = None if schema is None else read_any(schema)
     if isinstance(given, OriginalSchema):
         _refuse_beside_original(context)
     folder = find_folder(source)
-    target = _target(source, folder, output, tag)
+    target = None if dry_run else _target(source, folder, output, tag)
     with status(f"loading {source}"):
         config = checkpoint.read_config(folder)
         if checkpoint.PRUNING in config.files:
             raise CheckpointError(f"{source}: is slim already; slim the network that it was made from, further")
         model = checkpoint.load_folder(folder)
     example_input = example_of(registry().find(config.architecture), config, 2)
+    out, scales = console(), None
+    with status("looking at the scales"):
+        original = given if isinstance(given, OriginalSchema) else None
+        if isinstance(given, OriginalSchema):
+            groups = convert_original(given, model)
+        else:
+            groups = schema_for(model, given, example_input)
+        wanted = budget.get("ratio")
+        if criterion == "bn_scale" or dry_run or picture:
+            cliff = find_cliff(model, schema=groups, minimum=least, rounding=rounding)
+            if wanted == "auto" and cliff.ratio and original is None:
+                budget["ratio"] = wanted = cliff.ratio
+            scales = scales_report(cliff, wanted if isinstance(wanted, float) else None)
+            if picture is not None:
+                draw_scales(cliff, f"{config.architecture}: {source}", wanted, picture)
+    if target is None:
+        out.print(scales)
+        return
     images = None if dataset is None or data is None else _load_dataset(config, dataset, data)
-    chosen = criterion if isinstance(given, OriginalSchema) else _criterion(criterion, images, batches, seed)
+    chosen = criterion if original else _criterion(criterion, images, batches, seed)
     torch.manual_seed(seed)
     with status("slimming") if isinstance(chosen, str) else nullcontext():  # gradients have a bar of their own
-        if isinstance(given, OriginalSchema):
-            slimmed, result, groups = _slim_as_original(model, given, budget["ratio"], example_input)
+        if original is not None:
+            slimmed, result = _slim_as_original(model, original, budget["ratio"], example_input)
         else:
             slimmed, result = slim_model(
                 model,
                 remove_blocks=blocks,
                 criterion=chosen,
                 example_input=example_input,
-                schema=given,
+                schema=groups,
                 minimum=least,
                 rounding=rounding,
-                **budget,  # type: ignore[arg-type]
+                **budget,
             )
-            groups = given or trace(model, example_input)  # to draw
+    if scales is not None:
+        out.print(scales, "")
     metrics = _measured(slimmed, example_input)
     weights_file = config.files[checkpoint.MODEL]
     base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
     base |= _measured(model, example_input)
-    if images is not None:
-        from zoo_slim.training import evaluate
-
-        metrics["test_accuracy"] = evaluate(slimmed, images)["accuracy"]
+    plain = None if images is None else evaluate(slimmed, images)["accuracy"]
+    steps: dict[str, Any] = {}
+    if fold:
+        with status("folding"):
+            slimmed, folding = fold_constants(model, result, example_input)
+        steps["folded"] = {"channels": folding.folded, "varying": folding.varying, "layers": len(folding.targets)}
+        out.print(_folded(folding))
+    if recalibrate and images is not None:
+        with progress("statistics", batches) as advance:
+            count = recalibrate_statistics(slimmed, _drawn(images, batches, seed, advance))
+        steps["recalibrated"] = {"dataset": dataset, "batches": count, "batch_size": BATCH, "seed": seed}
+    if plain is not None and images is not None:
+        metrics["test_accuracy"] = evaluate(slimmed, images)["accuracy"] if steps else plain
     checkpoint.save(
         slimmed,
         target,
@@ -149,16 +208,16 @@ def slim(
             "command": _command(),
             "criterion": criterion,
             **budget,
+            **steps,
             **({} if blocks is None else {"remove_blocks": blocks}),
             "base": config.training,
         },
         weights=weights,
     )
-    out = console()
     out.print(bars(kept_per_group(groups, removed(groups, model, result))))
     if result.removed:
         out.print(f"blocks taken out: {', '.join(result.removed)}")
-    out.print(_before_and_after(base, metrics, checkpoint.read_config(target)))
+    out.print(_before_and_after(base, metrics, checkpoint.read_config(target), plain if steps else None))
     typer.echo(f"saved {target}")
 
 
@@ -174,11 +233,23 @@ def _blocks(text: str) -> list[str] | int | str:
     return names
 
 
+def _ratio(text: str | None) -> float | str | None:
+    """Read ``auto`` or a share; which shares there can be is for slimming to say."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--ratio takes a share of the channels, 0 to 1, or auto, not {text!r}") from None
+
+
 def _budget(
-    ratio: float | None, params: str | None, macs: str | None, blocks: list[str] | int | str | None
-) -> tuple[dict[str, int | float], str]:
+    ratio: float | str | None, params: str | None, macs: str | None, blocks: list[str] | int | str | None, dry_run: bool
+) -> tuple[dict[str, Any], str]:
     """Return the one budget that was given, if any, and a tag for the network that it makes."""
     given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
+    if not given and dry_run:
+        return {}, "none"
     if len(given) > 1 or (not given and (blocks is None or isinstance(blocks, str))):
         named = " and ".join(f"--{name}" for name in given) or "none"
         raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
@@ -187,7 +258,7 @@ def _budget(
         return {}, tags[0]
     ((name, text),) = given.items()
     if ratio is not None:
-        return {"ratio": ratio}, "-".join([f"{ratio:g}", *tags])
+        return {"ratio": ratio}, "-".join([ratio if isinstance(ratio, str) else f"{ratio:g}", *tags])
     return {name: parse_count(str(text), f"--{name}")}, "-".join([name, str(text), *tags])
 
 
@@ -197,8 +268,6 @@ def _count(blocks: list[str] | int) -> int:
 
 def _criterion(name: str, images: "Dataset | None", batches: int, seed: int) -> "str | Criterion":
     """Return the criterion; one that needs gradients with those of batches of training images."""
-    import torch
-
     from zoo_slim.slimming import over_batches
     from zoo_slim.slimming._score import find_criterion
     from zoo_slim.training import classification_loss
@@ -208,15 +277,24 @@ def _criterion(name: str, images: "Dataset | None", batches: int, seed: int) -> 
         return name
     if images is None:
         raise typer.BadParameter(f"--criterion {name} needs gradients of training images: give --dataset and --data")
-    size = min(64, images.train_count)
 
     def drawn() -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         with progress("gradients", batches) as advance:
-            for batch in islice(images.train_batches(size, seed=seed, epoch=0, device=torch.device("cpu")), batches):
-                yield batch
-                advance("")
+            yield from _drawn(images, batches, seed, advance)
 
     return over_batches(name, drawn(), classification_loss)
+
+
+def _drawn(
+    images: "Dataset", batches: int, seed: int, advance: "Callable[[str], object]"
+) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    """Batches of training images and labels, as they are trained on."""
+    import torch
+
+    size = min(BATCH, images.train_count)
+    for batch in islice(images.train_batches(size, seed=seed, epoch=0, device=torch.device("cpu")), batches):
+        yield batch
+        advance("")
 
 
 def _refuse_beside_original(context: typer.Context) -> None:
@@ -235,10 +313,9 @@ def _refuse_beside_original(context: typer.Context) -> None:
 
 def _slim_as_original(
     model: "nn.Module", schema: "OriginalSchema", ratio: float, example_input: "Tensor"
-) -> "tuple[nn.Module, PruningResult, PruningSchema]":
-    """Return the slim network, its result, and the groups that the schema means."""
+) -> "tuple[nn.Module, PruningResult]":
+    """Return the slim network and its result."""
     from zoo_slim import SlimPruner
-    from zoo_slim.schema import convert_original
     from zoo_slim.slimming._run_check import run_check
     from zoo_slim.tracing import meta_copy
 
@@ -246,7 +323,7 @@ def _slim_as_original(
     pruner.run(prune_ratio=ratio)
     assert pruner.result is not None
     run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
-    return pruner.pruned_model, pruner.result, convert_original(schema, model)
+    return pruner.pruned_model, pruner.result
 
 
 def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
@@ -286,7 +363,17 @@ def _load_dataset(config: "Config", dataset: str, data: Path) -> "Dataset":
     return found
 
 
-def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Config") -> Any:
+def _folded(folding: "Folding") -> str:
+    text = f"folded the constants of {folding.folded} removed inputs into {len(folding.targets)} layers"
+    if folding.varying:
+        text += f"; {folding.varying} inputs are no constants"
+    if folding.left:
+        name, reason = next(iter(folding.left.items()))
+        text += f"; {len(folding.left)} layers were left alone, such as {name}: {reason}"
+    return text
+
+
+def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Config", plain: float | None) -> Any:
     from zoo_slim.checkpoint import MODEL
 
     weights = saved.files.get(MODEL)
@@ -296,6 +383,8 @@ def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Con
     if weights is not None:
         before = base["file_bytes"]
         shown.add_row("weights file", size(before), size(weights.bytes), percent(weights.bytes / before, 1))
+    if plain is not None:
+        shown.add_row("test accuracy", percent(base.get("test_accuracy")), percent(plain), "plain removal")
     if "test_accuracy" in metrics:
         accuracies = percent(base.get("test_accuracy")), percent(metrics["test_accuracy"])
         shown.add_row("test accuracy", *accuracies, "before fine-tuning")
