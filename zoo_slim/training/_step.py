@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Stepper", "penalty_of"]
 
+PRECISIONS: dict[str, tuple[torch.dtype, bool]] = {
+    "no": (torch.bfloat16, False), "bf16": (torch.bfloat16, True), "fp16": (torch.float16, True),
+}  # fmt: skip
+"""By the setting ``amp``: what autocast computes in, and whether it is on."""
+
 
 def penalty_of(model: nn.Module, settings: Settings, input_size: tuple[int, int, int]) -> Penalty | None:
     """Return the penalty that the settings ask for.
@@ -74,6 +79,7 @@ class Stepper:
         if settings.compile:
             self._forward = torch.compile(self._network)
             self._teacher = torch.compile(teacher) if teacher is not None else None
+        self._precision = PRECISIONS[settings.amp]
         self.strength = 0.0
 
     @property
@@ -96,7 +102,8 @@ class Stepper:
     def part(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Train on one part of a batch; the last one moves the weights. Returns the detached loss and logits."""
         with self._accelerator.accumulate(self._network):
-            with self._accelerator.autocast():
+            # not accelerate's: old versions leave it on when an exception passes
+            with torch.autocast(self._accelerator.device.type, *self._precision):
                 with self._shared():
                     outputs = self._forward(images)
                 loss = self._loss(outputs, images, targets)
