@@ -253,15 +253,19 @@ def test_no_place_for_a_bias():
         assert far(folded, plainly) == 0 or folding.targets
 
 
-def test_scales_that_are_not_zero_give_the_middle():
-    model = sparse(plain(nn.ReLU()))
+def test_scales_that_are_not_zero_give_the_mean():
+    model = sparse(nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.SiLU(), cnn(8, 5)))
     with torch.no_grad():
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight[norm.weight == 0] = 1e-3
-    plainly, result = slim(model, ratio=0.45, example_input=IMAGES)
+        model[1].weight[::2] = torch.tensor([0.4, -0.3, 0.2, 0.1])
+        model[1].weight[1::2] = 1
+    plainly, result = slim(model, ratio=0.5, example_input=IMAGES)
     folded, _ = fold_constants(model, result, IMAGES)
-    assert 1e-9 < far(folded, model) < far(plainly, model) / 50
+    z = torch.linspace(-8, 8, 4001, dtype=torch.double)
+    density = torch.exp(-z.square() / 2)
+    values = F.silu(model[1].bias[::2, None] + model[1].weight[::2, None] * z)
+    expected = (values * density).sum(1) / density.sum()
+    shift = folded[3].bias - plainly[3].bias
+    assert torch.allclose(shift, model[3].weight[:, ::2, 0, 0] @ expected, rtol=1e-6)
 
 
 def test_a_layer_called_twice_on_one_constant_is_folded_once():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ _LAYERS: dict[Callable[..., Any], tuple[int, bool]] = {
 }
 """Functions ``(input, weight, bias, ...)``, linear in the input: its channel axis, and whether they are transposed."""
 
+NODES = 7
+"""Of the quadrature: 0 is among them."""
+
 _ROUNDING = 1e-9
 """Relative difference, in float64, up to which two values are the same constant."""
 
@@ -39,6 +43,8 @@ class Reader:
         weight: name of the layer's weight.
         bias: name of its bias.
         removed: positions of its input channels that are removed, int64 ``[R]``.
+        values: what it read there, of one sample, float64 ``[R, ...]``.
+        linear: maps such values to what they add to its output, float64 ``[O, positions]``.
         constant: which of them emit a constant, bool ``[R]``.
         shift: what these add to each output channel, float64 ``[O]``; away from padded borders.
         at_borders: whether they add something else near the borders.
@@ -49,6 +55,7 @@ class Reader:
     bias: str | None
     removed: Tensor
     values: Tensor = field(repr=False)
+    linear: Callable[[Tensor], Tensor] = field(repr=False)
     constant: Tensor = field(repr=False)
     shift: Tensor | None = None
     at_borders: bool = False
@@ -56,10 +63,12 @@ class Reader:
 
 
 def find_readers(model: nn.Module, result: PruningResult, example: Example) -> tuple[list[Reader], set[str]]:
-    """Run the original with the scales of removed channels at 0, so that each of them emits its constant.
+    """Run the original with the scales gamma of removed channels at 0, so that each of them emits a constant.
 
-    The network runs twice in float64, in evaluation mode, on different random inputs. What a removed channel shows to a
-    reader is constant where both runs give the same; whatever lies between its BatchNorm and the reader.
+    The network runs in float64, in evaluation mode, on random inputs. What a removed channel shows to a reader is
+    constant where two inputs give the same; whatever lies between its BatchNorm and the reader. That constant is
+    averaged over what the BatchNorm gave, ``beta + gamma * z`` with ``z`` of a normal distribution, by Gauss-Hermite
+    quadrature; where gamma is 0 it is what all nodes give.
 
     Args:
         model: the original; it stays as it is.
@@ -70,40 +79,59 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
         the readers in order of their calls, and the means of BatchNorms that other tensors pass too.
     """
     probe = apply_result(model, PruningResult(removed=result.removed)).cpu().double().eval()
-    _silence(probe, result)
-    first, second = (_Watch(probe, result) for _ in range(2))
-    with torch.no_grad():
-        for seed, watch in enumerate((first, second)):
-            inputs = _random(to_device(example, "cpu"), torch.Generator().manual_seed(seed))
-            with watch:
-                outputs = call_model(probe, inputs)
-            watch.finish(outputs)
-    if [call.weight for call in first.readers] != [call.weight for call in second.readers]:
+    spreads = _silence(probe, result)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    readers, shared = _watched(probe, result, example, seed=0)
+    control, _ = _watched(probe, result, example, seed=1)
+    if [call.weight for call in readers] != [call.weight for call in control]:
         return [], set()
-    for one, other, linear in zip(first.readers, second.readers, second.linear, strict=True):
-        _measure(one, other, linear)
-    return first.readers, first.shared_norms | second.shared_norms
+    for reader, other in zip(readers, control, strict=True):
+        difference = (reader.values - other.values).abs().reshape(len(reader.values), -1).amax(1)
+        scale = reader.values.abs().reshape(len(reader.values), -1).amax(1)
+        reader.constant = difference <= _ROUNDING * (1 + scale)
+        reader.norm = reader.norm if reader.norm == other.norm else None
+    outputs: list[Tensor | float] = [0.0] * len(readers)
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        for bias, beta, gamma in spreads:
+            bias.copy_(beta + gamma * node)
+        calls, _ = _watched(probe, result, example, seed=0)
+        if [call.weight for call in calls] != [call.weight for call in readers]:
+            return [], set()
+        for place, call in enumerate(calls):
+            constant = readers[place].constant.reshape(-1, *[1] * (call.values.ndim - 1))
+            outputs[place] = outputs[place] + weight * call.linear(call.values * constant)
+    for reader, output in zip(readers, outputs, strict=True):
+        assert isinstance(output, Tensor)
+        reader.shift = output.median(1).values
+        reader.at_borders = bool(((output.amax(1) - output.amin(1)) > _ROUNDING * (1 + output.abs().amax())).any())
+    return readers, shared
 
 
-def _silence(probe: nn.Module, result: PruningResult) -> None:
-    """Set the scales of removed channels to zero, in place."""
+def _watched(probe: nn.Module, result: PruningResult, example: Example, seed: int) -> tuple[list[Reader], set[str]]:
+    inputs = _random(to_device(example, "cpu"), torch.Generator().manual_seed(seed))
+    watch = _Watch(probe, result)
+    with torch.no_grad(), watch:
+        outputs = call_model(probe, inputs)
+    watch.finish(outputs)
+    return watch.readers, watch.shared_norms
+
+
+def _silence(probe: nn.Module, result: PruningResult) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Set the scales of removed channels to zero, in place.
+
+    Returns:
+        for each BatchNorm of such channels its bias, what is in it, and the scales that are gone, 0 elsewhere.
+    """
+    spreads = []
     for name, module in probe.named_modules():
         scale = module.weight if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
         kept = result.kept.get(f"{name}.weight" if name else "weight", {}).get(0)
         if isinstance(scale, Tensor) and kept is not None:
-            present = torch.zeros(len(scale), dtype=scale.dtype).index_fill_(0, kept.cpu(), 1)
-            scale.data.mul_(present)
-
-
-def _measure(one: Reader, other: Reader, linear: Callable[[Tensor], Tensor]) -> None:
-    """Set what a reader's calls in the two runs have in common."""
-    difference = (one.values - other.values).abs().reshape(len(one.values), -1).amax(1)
-    scale = one.values.abs().reshape(len(one.values), -1).amax(1)
-    one.constant = difference <= _ROUNDING * (1 + scale)
-    output = linear(one.values * one.constant.reshape(-1, *[1] * (one.values.ndim - 1)))
-    one.shift = output.median(1).values
-    one.at_borders = bool(((output.amax(1) - output.amin(1)) > _ROUNDING * (1 + output.abs().amax())).any())
-    one.norm = one.norm if one.norm == other.norm else None
+            before = scale.detach().clone()
+            scale.data.mul_(torch.zeros_like(before).index_fill_(0, kept.cpu(), 1))
+            if isinstance(module.bias, Tensor):
+                spreads.append((module.bias.detach(), module.bias.detach().clone(), before - scale.detach()))
+    return spreads
 
 
 class _Watch(TorchFunctionMode):
@@ -112,7 +140,6 @@ class _Watch(TorchFunctionMode):
     def __init__(self, model: nn.Module, result: PruningResult) -> None:
         super().__init__()
         self.readers: list[Reader] = []
-        self.linear: list[Callable[[Tensor], Tensor]] = []
         self.shared_norms: set[str] = set()
         self._names = {id(tensor): name for name, tensor in model_tensors(model).items()}
         self._kept = result.kept
@@ -177,9 +204,9 @@ class _Watch(TorchFunctionMode):
             return func(alone, weight, None, *args[3:], **options).movedim(axis, 0).flatten(1)
 
         values = sample.movedim(axis, 0).index_select(0, removed)
-        reader = Reader(name, self._names.get(id(bias)), removed, values, torch.zeros(len(removed), dtype=torch.bool))
+        unknown = torch.zeros(len(removed), dtype=torch.bool)
+        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown)
         self.readers.append(reader)
-        self.linear.append(linear)
         self._outputs[id(output)] = (output, reader, [])
 
 

@@ -42,14 +42,14 @@ def fold_constants(
 ) -> tuple[nn.Module, Folding]:
     """Slim a network as a result says, and give its layers what they got from the channels that are gone.
 
-    A removed channel emitted ``act(beta)``, wherever its scale gamma was 0: a constant, which is added to the bias of
-    each layer that read it or, in front of a BatchNorm, subtracted from its running mean. In evaluation mode the slim
+    A removed channel whose scale gamma is 0 still emitted ``act(beta)``: a constant, which is added to the bias of each
+    layer that read it or, in front of a BatchNorm, subtracted from its running mean. In evaluation mode the slim
     network then equals the unmasked original, if each removed gamma is exactly 0; except near borders that a
     convolution pads with zeros, where it had seen fewer of the constants.
 
-    Where gamma is not 0 the channel is ``act(beta + gamma * z)``, and ``act(beta)`` its value for ``z = 0``, the middle
-    of what the BatchNorm gives. The constant with the least squared error would be the mean over the data: in front of
-    a BatchNorm, `recalibrate` finds that one.
+    Where gamma is not 0 no constant is right. The one with the least squared error is the mean; it is taken over
+    ``act(beta + gamma * z)`` with a normally distributed ``z``, which is what a BatchNorm is made to give (by
+    quadrature, so that a kink such as ReLU's costs up to 0.05 gamma). Means over data need data: `recalibrate`.
 
     The constants are measured: the original runs in float64 on random inputs, with these gammas set to 0. Nothing is
     known about activations or the shape of the network. Not folded are channels scaled by something that depends on the
