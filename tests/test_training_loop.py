@@ -230,6 +230,17 @@ def test_compiled_network_is_saved_under_its_own_names(tmp_path, monkeypatch, un
     assert set(read_state(tmp_path / "state")[0]) == set(read_state(uninterrupted[1] / "state")[0])
 
 
+def test_narrow_strided_convolution_trains(tmp_path):
+    """In channels-last, torch 2.15 crashes here on the CPU."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 1, stride=2), nn.Conv2d(5, 512, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    formats = set()
+    model[0].register_forward_hook(lambda module, inputs, output: formats.add(inputs[0].is_contiguous()))
+    fit(model, toy_data(), changed(sparsity=0.0, epochs=2, learning_rate=1e-3, batch_size=16), tmp_path)
+    assert formats == {True} and model[1].weight.isfinite().all()
+
+
 def test_another_teacher_is_refused(tmp_path):
     settings = changed(epochs=1, warmup_epochs=0)
     fit(toy_model(), toy_data(), settings, tmp_path, teacher=toy_model(seed=1))

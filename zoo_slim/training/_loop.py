@@ -126,7 +126,9 @@ class _Run:
         self.dataset, self.settings, self.folder, self.record = dataset, settings, folder, record
         self.accelerator, self.device = accelerator, accelerator.device
         self.part = (accelerator.process_index, accelerator.num_processes)
-        self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        # On the CPU torch 2.15's backward of narrow, strided 1x1 convolutions in channels-last overruns the heap.
+        on_gpu = self.device.type == "cuda"
+        self.format = torch.channels_last if settings.channels_last and on_gpu else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.format)  # type: ignore[call-overload]
         self.steps = steps_per_epoch(dataset.train_count, settings.batch_size)
         self.size = _part_size(dataset, settings)

@@ -175,7 +175,7 @@ def _tune(
     variant = _tag(ratio)
     tested = dataset.limited(tuning.limit) if tuning.limit else dataset
     accuracies, model = {}, None
-    for way, network in each_way(whole, slimmed, result, dataset, tuning):
+    for way, network in each_way(whole, slimmed, result, tested, tuning):
         accuracies[way] = accuracy_of(network, tested, tuning)
         if way == after_slimming:
             model = network

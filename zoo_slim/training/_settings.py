@@ -66,7 +66,7 @@ class Settings:
     seed: int = _setting(0, "Determines weights, shuffling, augmentation and dropout.", most=2**63 - 1)
     limit: int = _setting(0, "At most this many images per split, evenly spread; 0 = all.")
     amp: str = _setting("no", "Mixed precision of training: no, bf16 or fp16. Tests are always float32.")
-    channels_last: bool = _setting(True, "Memory format in training.")
+    channels_last: bool = _setting(True, "Memory format in training on an NVIDIA GPU.")
     compile: bool = _setting(False, "Compile the training step's network with torch.compile.")
     deterministic: bool = _setting(False, "On a GPU, only kernels that always give the same numbers.")
     sync_bn: bool = _setting(True, "Let BatchNorm see the whole batch where several processes share it.")
