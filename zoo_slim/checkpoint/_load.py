@@ -214,7 +214,8 @@ def _load(
             model = _apply(original, result, folder)
         elif result is not None:
             set_attributes(model, result)
-        wanted = wanted_tensors(whole, named_tensors(model), {} if result is None else result.kept)
+        state = whole if model is original else named_tensors(model)
+        wanted = wanted_tensors(whole, state, {} if result is None else result.kept)
         if weights.base is None:
             check_own(source, weights.file, wanted)
             tensors = source.read()
@@ -227,8 +228,8 @@ def _load(
         cast = tensor.is_floating_point() and (dtype is not None or tensor.dtype == weights.stored_dtype)
         return tensor.to(device=device, dtype=after if cast else tensor.dtype)
 
-    fill_buffers(model, original, architecture, checked, result, after)
-    assign(model, tensors, convert)
+    fill_buffers(model, state, original, architecture, checked, result, after)
+    assign(model, state, tensors, convert)
     if device.type != "cpu" or dtype is not None:
         model = model.to(device=device, dtype=dtype)
     return attach_origin(model.eval(), replace(origin, result=result))

@@ -1,6 +1,7 @@
 """Build an architecture without weights: its shapes, its integers and its buffers."""
 
 import threading
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -142,6 +143,7 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def fill_buffers(
     model: nn.Module,
+    state: Collection[str],
     original: nn.Module,
     architecture: Architecture,
     options: dict[str, Any],
@@ -155,14 +157,14 @@ def fill_buffers(
 
     Args:
         model: the network, slim if ``result`` is given; it may be ``original`` itself.
+        state: the names of its state dict.
         original: the whole network, built on the meta device.
         architecture: its architecture, built with ``options``.
         options: see there.
         result: what the model keeps of it; None: all.
         dtype: what buffers of the default floating dtype become.
     """
-    saved = set(model.state_dict(keep_vars=True))
-    names = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in saved]
+    names = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in state]
     if not names:
         return
     buffers = dict(original.named_buffers(remove_duplicate=False))

@@ -51,6 +51,23 @@ def _natural(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**50
 
 
+def _entry(value: object) -> Entry:
+    """One tensor of a header; ValueError says what is wrong with it."""
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"expected 'dtype', 'shape' and 'data_offsets', found {show(value)}")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"expected a dtype of {', '.join(DTYPES)}, found {show(dtype)}")
+    if not isinstance(shape, list) or len(shape) > 16 or not all(map(_natural, shape)):
+        raise ValueError(f"expected a shape of at most 16 natural numbers, found {show(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
+        raise ValueError(f"expected data_offsets [begin, end], found {show(offsets)}")
+    length = math.prod(shape) * DTYPES[dtype].itemsize
+    if offsets[1] - offsets[0] != length:
+        raise ValueError(f"{dtype} {shape} is {length} bytes long, but data_offsets are {offsets}")
+    return Entry(DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
+
+
 def parse_header(data: bytes, payload: int, where: str) -> tuple[dict[str, Entry], dict[str, str]]:
     """Validate a header.
 
@@ -71,20 +88,10 @@ def parse_header(data: bytes, payload: int, where: str) -> tuple[dict[str, Entry
         raise CheckpointError(f"{where}: header: '__metadata__' must map text to text, found {show(metadata)}")
     entries: dict[str, Entry] = {}
     for name, value in raw.items():
-        at = f"{where}: header: tensor {show(name)}"
-        if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-            raise CheckpointError(f"{at}: expected 'dtype', 'shape' and 'data_offsets', found {show(value)}")
-        dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise CheckpointError(f"{at}: expected a dtype of {', '.join(DTYPES)}, found {show(dtype)}")
-        if not isinstance(shape, list) or len(shape) > 16 or not all(map(_natural, shape)):
-            raise CheckpointError(f"{at}: expected a shape of at most 16 natural numbers, found {show(shape)}")
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
-            raise CheckpointError(f"{at}: expected data_offsets [begin, end], found {show(offsets)}")
-        length = math.prod(shape) * DTYPES[dtype].itemsize
-        if offsets[1] - offsets[0] != length:
-            raise CheckpointError(f"{at}: {dtype} {shape} is {length} bytes long, but data_offsets are {offsets}")
-        entries[name] = Entry(DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
+        try:
+            entries[name] = _entry(value)
+        except ValueError as error:  # the name is put into words only where somebody reads them
+            raise CheckpointError(f"{where}: header: tensor {show(name)}: {error}") from None
     ordered = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)))
     end = 0
     for name, entry in ordered.items():

@@ -252,18 +252,20 @@ def read_base(
     }
 
 
-def assign(model: nn.Module, weights: dict[str, Tensor], convert: Callable[[Tensor], Tensor]) -> None:
+def assign(
+    model: nn.Module, state: Mapping[str, Tensor], weights: dict[str, Tensor], convert: Callable[[Tensor], Tensor]
+) -> None:
     """Give a network, built on the meta device, its weights, converted one by one. Shared tensors stay shared.
 
     Args:
         model: the network, its tensors cut or still whole.
+        state: its state dict, of the model's own tensors.
         weights: one tensor for each that the model does not share, under its first name; emptied.
         convert: casts a tensor, and moves it to its device.
 
     Raises:
         CheckpointError: a parameter is not in the state dict, so that no file can hold its values.
     """
-    state = model.state_dict(keep_vars=True)
     places, hooked = _places(model)
     made: dict[str, Tensor] = {}
     for name, first in shared_names(state).items():
