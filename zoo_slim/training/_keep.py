@@ -120,9 +120,17 @@ def provenance(dataset: Dataset, settings: Settings, command: str | None, teache
         "seed": settings.seed,
         "epochs": settings.epochs,
         "settings": settings.as_dict(),
+        "device": _device_name(settings),
         **({"teacher_sha256": teacher} if teacher else {}),
         "versions": versions,
     }
+
+
+def _device_name(settings: Settings) -> str:
+    device = check_device(settings.device)
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads" if device == "cpu" else device.upper()
 
 
 def history(before: Mapping[str, Any]) -> dict[str, Any]:
