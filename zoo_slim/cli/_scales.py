@@ -41,7 +41,7 @@ def _describe(cliff: "Cliff", ratio: float) -> str:
     place = min(int(np.ceil(ratio * len(cliff.ratios) - 1e-9)), len(cliff.ratios) - 1)
     if not cliff.lost[place]:
         return "nothing is lost"
-    return f"{percent(cliff.lost[place], 1)} of the variance of {cliff.groups[place]} is lost"
+    return f"{percent(cliff.lost[place], 1)} of the variance of group {cliff.groups[place]} is lost"
 
 
 def _curve(cliff: "Cliff") -> str:
