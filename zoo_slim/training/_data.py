@@ -164,7 +164,7 @@ class ImageTensors:
         return self._copies[device]
 
     def limited(self, count: int) -> "ImageTensors":
-        train, test = spread(self.train_count, count), spread(self.test_count, count)
+        train, test = some(self.train_count, count), some(self.test_count, count)
         return replace(
             self,
             train_images=self.train_images[train],
@@ -206,10 +206,13 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator_of(seed, "shuffle", epoch))
 
 
-def spread(count: int, limit: int) -> Tensor:
-    """Return at most ``limit`` of ``count`` positions, evenly spread and ascending."""
-    kept = min(count, limit)
-    return torch.arange(kept) * count // max(kept, 1)
+def some(count: int, limit: int) -> Tensor:
+    """Return at most ``limit`` of ``count`` positions, ascending: always the same ones, drawn at random.
+
+    Evenly spread ones would miss classes where the labels follow each other in turn.
+    """
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+    return drawn.sort().values
 
 
 def load_dataset(name: str, root: str | Path, size: int | None = None, *, download: bool = False) -> Dataset:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import DataError
-from zoo_slim.training._data import ALONE, Batch, Part, rows_of, shuffled, spread, steps_per_epoch
+from zoo_slim.training._data import ALONE, Batch, Part, rows_of, shuffled, some, steps_per_epoch
 from zoo_slim.training._randomness import derived_seed
 
 __all__ = ["FolderImages", "read_folder"]
@@ -105,8 +105,8 @@ class FolderImages:
     def limited(self, count: int) -> "FolderImages":
         return replace(
             self,
-            train_files=[self.train_files[i] for i in spread(self.train_count, count).tolist()],
-            test_files=[self.test_files[i] for i in spread(self.test_count, count).tolist()],
+            train_files=[self.train_files[i] for i in some(self.train_count, count).tolist()],
+            test_files=[self.test_files[i] for i in some(self.test_count, count).tolist()],
         )
 
     def _transforms(self, *, train: bool) -> Any:

@@ -64,7 +64,7 @@ class Settings:
     distill_weight: float = _setting(0.5, "Share of the teacher in the loss, where there is a teacher.", most=1)
     distill_temperature: float = _setting(4.0, "Temperature that softens the logits of both.")
     seed: int = _setting(0, "Determines weights, shuffling, augmentation and dropout.", most=2**63 - 1)
-    limit: int = _setting(0, "At most this many images per split, evenly spread; 0 = all.")
+    limit: int = _setting(0, "At most this many images per split, always the same ones; 0 = all.")
     amp: str = _setting("no", "Mixed precision of training: no, bf16 or fp16. Tests are always float32.")
     channels_last: bool = _setting(True, "Memory format in training on an NVIDIA GPU.")
     compile: bool = _setting(False, "Compile the training step's network with torch.compile.")
