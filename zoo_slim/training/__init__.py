@@ -3,8 +3,9 @@
 Importing this package does not import torch: every public name is loaded on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zoo_slim._lazy import on_first_use
 
 if TYPE_CHECKING:
     from zoo_slim.training._data import DATASETS as DATASETS
@@ -33,14 +34,4 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'zoo_slim.training' has no attribute {name!r}")
-    value = getattr(import_module(f"zoo_slim.training.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)
