@@ -8,6 +8,7 @@ import typer
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import Name, Pruned, example
 from zoo_slim.cli._output import amount, percent
+from zoo_slim.cli._pictures import check_ending, write_picture
 
 __all__ = ["add_commands"]
 
@@ -25,8 +26,7 @@ def report(
     """Draw the channels that each layer of a slim network kept."""
     from zoo_slim._errors import ZooSlimError
 
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise ZooSlimError(f"--output {output}: the ending must be .png, .svg or .pdf")
+    check_ending("--output", output)
     from zoo_slim.checkpoint._load import read_skeleton
     from zoo_slim.pictures import channels_kept, layer_widths
     from zoo_slim.slimming import count_macs, count_params
@@ -46,6 +46,5 @@ def report(
         figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))
     except ModuleNotFoundError as error:
         raise ZooSlimError(f"a picture needs {error.name}: pip install 'zoo_slim[train]'") from None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=130)
+    write_picture(figure, output)
     typer.echo(f"drew {output}", err=True)

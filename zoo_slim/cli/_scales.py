@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_slim.cli._output import facts, percent
+from zoo_slim.cli._pictures import check_ending, write_picture
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,8 +73,7 @@ def check_picture(file: Path) -> None:
 
     from zoo_slim._errors import ZooSlimError
 
-    if file.suffix not in (".png", ".svg", ".pdf"):
-        raise ZooSlimError(f"--picture {file}: the ending must be .png, .svg or .pdf")
+    check_ending("--picture", file)
     if find_spec("matplotlib") is None:
         raise ZooSlimError("a picture needs matplotlib: pip install 'zoo_slim[train]'")
 
@@ -82,6 +82,4 @@ def draw_scales(cliff: "Cliff", title: str, ratio: float | str | None, file: Pat
     """Write the picture of the sorted scales."""
     from zoo_slim.pictures import sorted_scales
 
-    figure = sorted_scales(cliff, title, ratio if isinstance(ratio, float) else None)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    write_picture(sorted_scales(cliff, title, ratio if isinstance(ratio, float) else None), file)

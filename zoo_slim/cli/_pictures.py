@@ -1,0 +1,27 @@
+"""Pictures that commands write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["check_ending", "write_picture"]
+
+
+def check_ending(option: str, file: Path) -> None:
+    """Refuse a file that no picture can be written to.
+
+    Raises:
+        ZooSlimError: an unknown ending.
+    """
+    from zoo_slim._errors import ZooSlimError
+
+    if file.suffix not in (".png", ".svg", ".pdf"):
+        raise ZooSlimError(f"{option} {file}: the ending must be .png, .svg or .pdf")
+
+
+def write_picture(figure: "Figure", file: Path) -> None:
+    """Write a picture, and the folders that it lies in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
