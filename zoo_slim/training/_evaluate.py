@@ -13,9 +13,12 @@ from zoo_slim.training._data import ALONE, Dataset, Part
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._progress import progress
 
-__all__ = ["PROTOCOL", "count_correct", "evaluate", "totals_on"]
+__all__ = ["BATCH_SIZE", "PROTOCOL", "count_correct", "evaluate", "totals_on"]
 
-PROTOCOL = {"compute": "float32", "batch_size": 256, "images": "every test image once, whole and unmirrored"}
+BATCH_SIZE = 256
+"""Images per forward of recorded accuracies."""
+
+PROTOCOL = {"compute": "float32", "batch_size": BATCH_SIZE, "images": "every test image once, whole and unmirrored"}
 """How recorded accuracies are measured."""
 
 NOTE_SECONDS = 1.0
@@ -25,7 +28,7 @@ NOTE_SECONDS = 1.0
 def evaluate(
     model: nn.Module,
     dataset: Dataset,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> dict[str, float]:

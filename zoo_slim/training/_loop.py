@@ -14,7 +14,7 @@ from zoo_slim.sparsity import Penalty
 from zoo_slim.training._claim import claim, describe
 from zoo_slim.training._data import Dataset, rows_of, steps_per_epoch
 from zoo_slim.training._distill import frozen
-from zoo_slim.training._evaluate import NOTE_SECONDS, PROTOCOL, count_correct, totals_on
+from zoo_slim.training._evaluate import BATCH_SIZE, NOTE_SECONDS, count_correct, totals_on
 from zoo_slim.training._gammas import draw_histograms, gamma_statistics
 from zoo_slim.training._kernels import chosen_kernels
 from zoo_slim.training._mix import Mixer
@@ -185,8 +185,7 @@ class _Run:
         self._check_finite(loss)
         spent = self._spent()
         spread_from_main(self.tested.buffers())
-        size = int(str(PROTOCOL["batch_size"]))
-        own = count_correct(self.tested, self.dataset, size, self.device, self.settings.workers, self.part)
+        own = count_correct(self.tested, self.dataset, BATCH_SIZE, self.device, self.settings.workers, self.part)
         test_loss, test_correct, test_count = add_up(own).tolist()
         line = {
             "epoch": self.epoch + 1,
