@@ -218,10 +218,10 @@ class TraceState:
         """The name of the convolution layer that is being executed."""
         return self.modules[-1][0] if self.modules and isinstance(self.modules[-1][1], _ConvNd) else None
 
-    def freeze(self, factor: Factor, reason: str) -> None:
-        self.ids.freeze(factor.ids, f"{reason}, in {self.where}")
+    def freeze(self, factor: Factor, reason: str | None) -> None:
+        self.ids.freeze(factor.ids, None if reason is None else f"{reason}, in {self.where}")
 
-    def freeze_all(self, tensors: Iterable[Tensor], reason: str) -> None:
+    def freeze_all(self, tensors: Iterable[Tensor], reason: str | None) -> None:
         for tensor in tensors:
             for factor in self.label(tensor):
                 self.freeze(factor, reason)

@@ -221,9 +221,7 @@ def index(state: TraceState, call: Call) -> None:
         state.freeze_all(call.tensors, "picked by a mask")
         state.set(out, ())
         return
-    for tensor in given:
-        for factor in state.label(tensor):
-            state.ids.freeze(factor.ids, None)  # positions of a table of numbers: nobody misses them
+    state.freeze_all(given, None)  # positions of a table of numbers: nobody misses them
     new = out.ndim - source.ndim + len(dims)
     place = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
     label = []
@@ -239,7 +237,7 @@ def index(state: TraceState, call: Call) -> None:
 @rule("index_select")
 def index_select(state: TraceState, call: Call) -> None:
     source, dim = call.first, call["dim"] % call.first.ndim
-    state.freeze_all([call["index"]], "numbers of what is picked")
+    state.freeze_all([call["index"]], None)
     for factor in state.label(source):
         if dim in support(factor):
             state.freeze(factor, "channels picked by their numbers")
