@@ -3,8 +3,9 @@
     python scripts/bundle.py BASE SLIM --dataset fashion-mnist --data FOLDER
 
 BASE and SLIM are checkpoint folders: the trained network, and the slim one made from it. Writes
-``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, and ``samples/`` beside it. All accuracies are measured
-here, on all test images; the slim network's after it was read back from the file in half precision.
+``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, the model card beside it and, where the licence of the
+data set lets us, ``samples/``. All accuracies are measured here, on all test images; the slim network's after it was read
+back from the file in half precision.
 """
 
 import argparse
@@ -19,15 +20,15 @@ from PIL import Image
 
 from zoo_slim import checkpoint
 from zoo_slim.cli._samples import FOLDER, FORMAT, INDEX, VERSION
+from zoo_slim.hub._card import Facts, write_card
 from zoo_slim.slimming import count_macs, count_params
 from zoo_slim.training import Dataset, ImageTensors, evaluate, load_dataset
+from zoo_slim.training._evaluate import PROTOCOL
 
-SOURCES = {
-    "fashion-mnist": "Fashion-MNIST test images (Zalando SE, MIT licence)",
-    "mnist": "MNIST test images (Y. LeCun, C. Cortes, C. Burges)",
-    "cifar10": "CIFAR-10 test images (A. Krizhevsky)",
-}
-BORDER = {"fashion-mnist": 2, "mnist": 2}
+DATASETS = ("cifar10", "fashion-mnist", "mnist")
+SOURCES = {"fashion-mnist": "Fashion-MNIST test images (Zalando SE, MIT licence)"}
+"""Data sets whose images may be given away with the package."""
+BORDER = {"fashion-mnist": 2}
 """Pixels that zoo_slim's data sets add on each side of the original images."""
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path)
     parser.add_argument("slim", type=Path)
-    parser.add_argument("--dataset", required=True, choices=SOURCES)
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data set")
     parser.add_argument("--variant", help="default: the slim checkpoint's")
     zoo = Path(__file__).resolve().parent.parent / "zoo_slim" / "zoo"
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None = None) -> Path:
-    """Write the variant and its samples; return the variant's folder.
+    """Write the variant, the card and samples; return the variant's folder.
 
     Args:
         base: folder of the trained network.
@@ -69,7 +70,9 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     assert tag is not None, "name the variant: --variant 0.75"
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
-    training = _without_paths({**origin.training, "base": base_config.training, "dataset": data.name})
+    evaluation = {**PROTOCOL, "stored": "float16", "count": data.test_count}
+    record = {"base": base_config.training, "dataset": data.name, "evaluation": evaluation}
+    training = _without_paths({**origin.training, **record})
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
         model = checkpoint.load_folder(cast)
@@ -84,9 +87,22 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
         base=base_metrics,
         training=training,
     )
-    assert isinstance(data, ImageTensors), "samples are taken from data sets that are held in memory"
-    write_samples(data, home / FOLDER)
+    if data.name in SOURCES:
+        assert isinstance(data, ImageTensors), "samples are taken from data sets that are held in memory"
+        write_samples(data, home / FOLDER)
+    write_readme(home)
     return folder
+
+
+def write_readme(home: Path) -> None:
+    """Write the card of a model's variants as a push would; what people wrote around the generated part stays."""
+    readme = home / "README.md"
+    old = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    variants = sorted(home.glob(f"{checkpoint.VARIANT_PREFIX}*"))
+    configs = {
+        folder.name.removeprefix(checkpoint.VARIANT_PREFIX): checkpoint.read_config(folder) for folder in variants
+    }
+    readme.write_text(write_card(old, configs, Facts(f"zoo-slim/{home.name}")), encoding="utf-8")
 
 
 def write_samples(data: ImageTensors, folder: Path) -> None:

@@ -112,3 +112,6 @@ def test_bundle(tmp_path):
             assert (picture.mode, picture.size) == ("L", (28, 28))
             assert picture.tobytes() == data.test_images[first, 0, 2:30, 2:30].contiguous().numpy().tobytes()
     assert "/home" not in json.dumps(config.training)
+    assert config.training["evaluation"]["count"] == 20 and config.training["evaluation"]["stored"] == "float16"
+    readme = (tmp_path / "zoo" / NAME / "README.md").read_text()
+    assert "pruned-0.5" in readme and f"{config.metrics['params']:,}" in readme
