@@ -4,8 +4,8 @@
 
 BASE and SLIM are checkpoint folders: the trained network, and the slim one made from it. Writes
 ``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, the model card beside it and, where the licence of the
-data set lets us, ``samples/``. All accuracies are measured here, on all test images; the slim network's after it was read
-back from the file in half precision.
+data set lets us, ``samples/``. All accuracies are measured here, on all test images; the slim network's after it was
+read back from the file in half precision.
 """
 
 import argparse

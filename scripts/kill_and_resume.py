@@ -106,8 +106,8 @@ def _page(words: list[str], rows: list[list[str]]) -> str:
     lines = [
         "# Killed and resumed",
         "",
-        "One run was left alone, the other killed with SIGKILL inside an epoch of every training, and resumed. Compared "
-        "are the test accuracy, the SHA-256 of the weights, and all figures of all epochs but the times.",
+        "One run was left alone, the other killed with SIGKILL inside an epoch of every training, and resumed. "
+        "Compared are the test accuracy, the SHA-256 of the weights, and all figures of all epochs but the times.",
         "",
         f"    python scripts/kill_and_resume.py docs/resume.md {shlex.join(shown)}",
         "",
