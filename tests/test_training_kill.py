@@ -13,9 +13,9 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_numbers(tmp_path):
     spec.loader.exec_module(kill_and_resume)
     write_fashion(tmp_path / "data", train=48, test=16)
     words = (
-        f"timm/test_resnet --dataset fashion-mnist --data {tmp_path / 'data'} --sparsity-train --penalty proximal "
-        "--epochs 2 --batch-size 4 --fine-tune --fine-tune-epochs 2 --prune-ratio 0.5 --after-slimming both --ema-decay 0.9 "
-        "--distill --save-dtype float16 --device cpu"
+        f"timm/test_resnet --dataset fashion-mnist --data {tmp_path / 'data'} --sparsity-train "
+        "--penalty proximal --epochs 2 --batch-size 4 --fine-tune --fine-tune-epochs 2 --prune-ratio 0.5 "
+        "--after-slimming both --ema-decay 0.9 --distill --save-dtype float16 --device cpu"
     )
     page, same = kill_and_resume.compare(words.split(), tmp_path)
     assert same, page
