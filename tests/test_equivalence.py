@@ -36,7 +36,7 @@ LEFT_OUT = (
     "RepVGG-B3g2 RepVGG-B3g2-woid RepVGG-B3g4 RepVGG-B3g4-woid resnet152 resnext101_64x4d swin_b swin_s swin_v2_b "
     "swin_v2_s vgg13 vgg16 vgg19 vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2"
 ).split()
-"""Larger sisters of those above: minutes each. `zoo-slim verify NAME` checks them; docs/verified.md has the figures."""
+"""Larger sisters of those above: minutes each. `zoo-slim verify NAME` checks them; docs/coverage.md has the figures."""
 
 SIZES = {"inception_v3": 96}
 TRAINING_SIZES = {"inception_v3": 299}  # its auxiliary classifier has a kernel of 5 on what is left of the picture
