@@ -82,7 +82,6 @@ def small_resnet(num_classes: int = 10) -> nn.Module:
 
 def train(model: nn.Module, data: Any, epochs: int, peak: float, strength: float, seed: int) -> None:
     """SGD with momentum 0.9 and decay 5e-4, batches of 128, cosine after one epoch of warm-up, constant proximal L1."""
-    model.to(memory_format=torch.channels_last)
     schema = zoo_slim.trace(model, torch.zeros(2, *INPUT))
     penalty = make_penalty("proximal", model, group_weights(model, schema))
     optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -96,7 +95,7 @@ def train(model: nn.Module, data: Any, epochs: int, peak: float, strength: float
             rate = peak * min(done * epochs, (1 + math.cos(math.pi * done)) / 2)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            functional.cross_entropy(model(images.contiguous(memory_format=torch.channels_last)), labels).backward()
+            functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
             penalty.after_step(strength, rate)
         scales = torch.cat([m.weight.detach() for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
