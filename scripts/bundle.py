@@ -98,9 +98,8 @@ def write_readme(home: Path) -> None:
     """Write the card of a model's variants as a push would; what people wrote around the generated part stays."""
     readme = home / "README.md"
     old = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    variants = sorted(home.glob(f"{checkpoint.VARIANT_PREFIX}*"))
     configs = {
-        folder.name.removeprefix(checkpoint.VARIANT_PREFIX): checkpoint.read_config(folder) for folder in variants
+        tag: checkpoint.read_config(home / f"{checkpoint.VARIANT_PREFIX}{tag}") for tag in checkpoint.variants(home)
     }
     readme.write_text(write_card(old, configs, Facts(f"zoo-slim/{home.name}")), encoding="utf-8")
 

@@ -46,26 +46,25 @@ def compare(words: list[str], scratch: Path) -> tuple[str, bool]:
     whole, killed = scratch / "whole", scratch / "killed"
     subprocess.run([*RUN, *words, "--output", str(whole)], check=True)
     command = [*RUN, *words, "--output", str(killed), "--checkpoint-seconds", "0.2", "--resume"]
-    places = [kill(command, killed, killed)]
-    variants = sorted(path.name.removeprefix("finetune-") for path in whole.glob("finetune-*"))
-    places += [kill(command, killed / f"finetune-{variant}", killed) for variant in variants]
+    trainings = {"model": "."}
+    for variant in json.loads((whole / "summary.json").read_bytes())["variants"]:  # in the order they are made in
+        trainings[f"model/{checkpoint.VARIANT_PREFIX}{variant}"] = f"finetune-{variant}"
+    places = {folder: kill(command, killed / training) for folder, training in trainings.items()}
     subprocess.run(command, check=True)
 
     rows, same = [], True
-    folders = ["model", *(f"model/{checkpoint.VARIANT_PREFIX}{variant}" for variant in variants)]
-    trainings = [".", *(f"finetune-{variant}" for variant in variants)]
-    for folder, training, place in zip(folders, trainings, places, strict=True):
+    for folder, training in trainings.items():
         ends = [_end(run / folder, run / training) for run in (whole, killed)]
         same &= ends[0] == ends[1]
         accuracies = [f"{100 * end['test_accuracy']:.2f} %" for end in ends]
         digests = [f"`{end['sha256'][:12]}…`" for end in ends]
         epochs = "same" if ends[0]["epochs"] == ends[1]["epochs"] else "different"
-        rows.append([f"`{folder}`", place, *accuracies, *digests, epochs])
+        rows.append([f"`{folder}`", places[folder], *accuracies, *digests, epochs])
     return _page(words, rows), same
 
 
-def kill(command: list[str], training: Path, run: Path) -> str:
-    """Start or resume ``run``, and kill it in the middle of an epoch of ``training``; return the place."""
+def kill(command: list[str], training: Path) -> str:
+    """Start or resume the run of ``training``, and kill it in the middle of an epoch of that; return the place."""
     before = _position(training)
     process = subprocess.Popen(command)
     start = time.monotonic()
@@ -78,7 +77,7 @@ def kill(command: list[str], training: Path, run: Path) -> str:
             return f"epoch {epoch + 1}, after step {step}"
         time.sleep(0.01)
     process.kill()
-    raise SystemExit(f"{run}: ended before the middle of an epoch of {training} was seen")
+    raise SystemExit(f"{training}: the run ended before the middle of an epoch was seen")
 
 
 def _position(training: Path) -> tuple[int, int] | None:

@@ -1,7 +1,9 @@
 """A tiny architecture, checkpoints of it, and the command line run as a shell runs it."""
 
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -90,3 +92,11 @@ def run(capsys, monkeypatch, *words: object) -> Ran:
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     captured = capsys.readouterr()
     return Ran(code, captured.out, captured.err)
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a file of ``scripts/``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / "scripts" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script

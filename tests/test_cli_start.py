@@ -1,10 +1,8 @@
 """What starting costs, help, and the bundling of trained networks."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -65,17 +63,14 @@ def test_version_and_unknown_command():
 
 def test_bundle(tmp_path):
     import torch
-    from cli_helpers import NAME, build_tiny, register_tiny
+    from cli_helpers import NAME, build_tiny, load_script, register_tiny
     from test_training_data import write_fashion
 
     from zoo_slim import checkpoint, slim
     from zoo_slim.cli._samples import read_samples
     from zoo_slim.training import evaluate, load_dataset
 
-    script = Path(__file__).parent.parent / "scripts" / "bundle.py"
-    spec = importlib.util.spec_from_file_location("bundle", script)
-    bundle = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bundle)
+    bundle = load_script("bundle")
     write_fashion(tmp_path / "data", train=16, test=20)
     data = load_dataset("fashion-mnist", tmp_path / "data")
     register_tiny()
