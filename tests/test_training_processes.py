@@ -10,9 +10,9 @@ import textwrap
 
 import pytest
 import torch
-from test_training_loop import changed, metrics, toy_data, toy_model
 from torch import distributed, nn
 from torch.nn import functional
+from training_toys import changed, metrics, toy_data, toy_model
 
 from zoo_slim.training import fit
 from zoo_slim.training._batch_norm import SharedBatchNorm
