@@ -23,7 +23,7 @@ from zoo_slim.cli._samples import FOLDER, FORMAT, INDEX, VERSION
 from zoo_slim.hub._card import Facts, write_card
 from zoo_slim.slimming import count_macs, count_params
 from zoo_slim.training import Dataset, ImageTensors, evaluate, load_dataset
-from zoo_slim.training._evaluate import PROTOCOL
+from zoo_slim.training._evaluate import protocol
 
 DATASETS = ("cifar10", "fashion-mnist", "mnist")
 SOURCES = {"fashion-mnist": "Fashion-MNIST test images (Zalando SE, MIT licence)"}
@@ -70,8 +70,7 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     assert tag is not None, "name the variant: --variant 0.75"
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
-    evaluation = {**PROTOCOL, "stored": "float16", "count": data.test_count}
-    record = {"base": base_config.training, "dataset": data.name, "evaluation": evaluation}
+    record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data.test_count)}
     training = _without_paths({**origin.training, **record})
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)

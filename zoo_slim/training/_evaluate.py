@@ -13,16 +13,19 @@ from zoo_slim.training._data import ALONE, Dataset, Part
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._progress import progress
 
-__all__ = ["BATCH_SIZE", "PROTOCOL", "count_correct", "evaluate", "totals_on"]
+__all__ = ["BATCH_SIZE", "count_correct", "evaluate", "protocol", "totals_on"]
 
 BATCH_SIZE = 256
 """Images per forward of recorded accuracies."""
 
-PROTOCOL = {"compute": "float32", "batch_size": BATCH_SIZE, "images": "every test image once, whole and unmirrored"}
-"""How recorded accuracies are measured."""
-
 NOTE_SECONDS = 1.0
 """Totals are fetched from the device no more often, to show them."""
+
+
+def protocol(stored: str, count: int) -> dict[str, Any]:
+    """Say how a recorded accuracy was measured: on ``count`` images, of weights read back from dtype ``stored``."""
+    images = "every test image once, whole and unmirrored"
+    return {"compute": "float32", "batch_size": BATCH_SIZE, "images": images, "stored": stored, "count": count}
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo_slim.training._data import Dataset
-from zoo_slim.training._evaluate import PROTOCOL, evaluate
+from zoo_slim.training._evaluate import evaluate, protocol
 from zoo_slim.training._preflight import check_device
 from zoo_slim.training._processes import by_main
 from zoo_slim.training._settings import Settings, TrainingError
@@ -67,14 +67,13 @@ def keep(
         stored = as_stored(model, dtype)
         tested = dataset.limited(settings.limit) if settings.limit else dataset
         accuracy = accuracy_of(stored, tested, settings)
-        evaluation = {**PROTOCOL, "stored": dtype or "as trained", "count": tested.test_count}
         checkpoint.save(
             model,
             folder,
             classes=dataset.classes,
             input={"size": list(dataset.input_size), "mean": list(dataset.mean), "std": list(dataset.std)},
             metrics={"test_accuracy": accuracy, **size_of(stored, dataset), **(metrics or {})},
-            training={**training, "evaluation": evaluation},
+            training={**training, "evaluation": protocol(dtype or "as trained", tested.test_count)},
             dtype=STORED[dtype] if dtype is not None else None,
             **fields,
         )
