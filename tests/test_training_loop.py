@@ -23,14 +23,6 @@ from zoo_slim.training._preflight import check_forward
 from zoo_slim.training._state import read_state
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    model = toy_model()
-    last = fit(model, toy_data(), SETTINGS, folder)
-    return model, folder, last
-
-
 def test_training_learns_and_is_recorded(uninterrupted):
     model, folder, last = uninterrupted
     lines = metrics(folder)

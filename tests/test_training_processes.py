@@ -38,23 +38,16 @@ class Double(nn.Module):
 
 CHILD = textwrap.dedent(
     """
-    import os, signal, sys
+    import os, sys
     import torch
     sys.path.insert(0, sys.argv[1])
-    from test_training_processes import RECIPE, Double, changed, toy_data
+    from test_training_processes import RECIPE, Double
+    from training_toys import changed, kill_at, toy_data
     from zoo_slim.training import fit
     torch.set_num_threads(1)
-    left = int(sys.argv[3])
-
-    def die(module, inputs):
-        global left
-        if module.training:
-            if left == 0 and os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
     model = Double()
-    model.register_forward_pre_hook(die)
+    if os.environ["RANK"] == "1":
+        kill_at(model, int(sys.argv[3]))
     fit(model, toy_data(), changed(**RECIPE), sys.argv[2], resume=True)
     """
 )

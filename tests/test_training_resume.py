@@ -11,23 +11,11 @@ import pytest
 import torch
 from training_toys import SETTINGS, TIMES, assert_same_state, changed, interrupted, metrics, toy_data, toy_model
 
-from zoo_slim.training import (
-    Settings,
-    TrainingError,
-    fit,
-)
+from zoo_slim.training import Settings, TrainingError, fit
 from zoo_slim.training import _loop as loop
 from zoo_slim.training._optimise import make_optimizer
 from zoo_slim.training._optimizer_state import optimizer_numbers, optimizer_tensors, restore_optimizer
 from zoo_slim.training._state import digest_of, read_state, write_state
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    model = toy_model()
-    last = fit(model, toy_data(), SETTINGS, folder)
-    return model, folder, last
 
 
 @pytest.mark.parametrize("step", [0, 1, 5, 6, 11, 17])
@@ -156,23 +144,14 @@ def test_tensorboard_repeats_nothing(tmp_path):
 
 CHILD = textwrap.dedent(
     """
-    import os, signal, sys
+    import sys
     import torch
     sys.path.insert(0, sys.argv[1])
-    from training_toys import changed, toy_data, toy_model
+    from training_toys import changed, kill_at, toy_data, toy_model
     from zoo_slim.training import fit
     torch.set_num_threads(1)
-    left = int(sys.argv[3])
-
-    def die(module, inputs):
-        global left
-        if module.training and not inputs[0].is_meta:
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
     model = toy_model()
-    model.register_forward_pre_hook(die)
+    kill_at(model, int(sys.argv[3]))
     fit(model, toy_data(), changed(checkpoint_seconds=0), sys.argv[2], resume=True)
     """
 )
