@@ -71,7 +71,7 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
     record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data.test_count)}
-    training = _without_paths({**origin.training, **record})
+    training = without_paths({**origin.training, **record})
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
         model = checkpoint.load_folder(cast)
@@ -127,7 +127,7 @@ def _metrics(model: torch.nn.Module, data: Dataset) -> dict[str, Any]:
     return {"test_accuracy": accuracy, "params": count_params(model), "macs": count_macs(model, image)}
 
 
-def _without_paths(training: dict[str, Any]) -> dict[str, Any]:
+def without_paths(training: dict[str, Any]) -> dict[str, Any]:
     """Shorten the absolute paths in recorded commands to their last part: they mean nothing on other machines."""
 
     def shorten(word: str) -> str:
@@ -136,7 +136,7 @@ def _without_paths(training: dict[str, Any]) -> dict[str, Any]:
     cleaned: dict[str, Any] = {}
     for key, value in training.items():
         if isinstance(value, dict):
-            cleaned[key] = _without_paths(value)
+            cleaned[key] = without_paths(value)
         elif key == "command":
             cleaned[key] = shlex.join(shorten(word) for word in shlex.split(value))
         else:

@@ -1,18 +1,18 @@
-"""Write the CIFAR-10 table from the runs that were made, beside the original project's figures. For maintainers.
+"""Write the CIFAR-10 table from the networks that were trained, beside the original project's figures. For maintainers.
 
     python scripts/table.py RUNS docs/cifar10.md
 
-RUNS holds a folder for each network, as `zoo-slim run NET --output RUNS/NET` makes it. What was not trained is said to
-be missing: no figure comes from anywhere but the runs.
+RUNS holds a folder for each run, as `zoo-slim run NET --output RUNS/NET` makes it. What was not trained is said to be
+missing: no figure comes from anywhere but the checkpoints.
 """
 
-import json
-import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from bundle import without_paths
 
 from zoo_slim import checkpoint
 
@@ -44,75 +44,76 @@ ORIGINAL = (
 WAYS = ("plain", "folded", "recalibrated", "both")
 HEADINGS = (
     "net", "ratio", "base", *(f"slimmed, {way}" for way in WAYS), "fine-tuned", "parameters", "removed", "MACs", "file",
-    "s per epoch", "on", "theirs: base", "fine-tuned", "parameters", "removed",
+    "epochs, s each: base", "fine-tuning", "on", "theirs: ratio", "base", "fine-tuned", "parameters", "removed",
 )  # fmt: skip
 
 
 def page(runs: Path) -> str:
-    """The table, and the commands that made it."""
-    theirs = {(row.net, f"{row.ratio:g}"): row for row in ORIGINAL}
-    rows, commands = [], []
-    for folder in sorted(path for path in runs.iterdir() if (path / "summary.json").is_file()):
-        found = list(_rows(folder, theirs))
-        rows += found
-        training = checkpoint.read_config(folder / "model").training
-        commands.append(f"    {training.get('command', 'not recorded')}")
-    missing = [f"{net} at {ratio}" for net, ratio in theirs]
+    """The table, and the commands that made ours."""
+    configs = [checkpoint.read_config(path.parent) for path in sorted(runs.glob("*/model/pruned-*/config.json"))]
+    configs.sort(key=lambda config: (config.architecture.lower(), config.metrics["params"]))
+    rows, left = [], list(ORIGINAL)
+    for config in configs:
+        theirs = _nearest(left, config)
+        rows.append([*_ours(config), *_theirs(theirs)])
+        if theirs is not None:
+            left.remove(theirs)
+    rows += [[row.net, "not trained", *[""] * (len(HEADINGS) - 7), *_theirs(row)] for row in left]
+    ruler = f"|{' --- |' * 2}{' ---: |' * (len(HEADINGS) - 2)}"
     lines = [
         "# CIFAR-10",
         "",
         "Accuracies in per cent of all 10,000 test images, of the weights as the file holds them. *Slimmed*: right "
         "after slimming, before fine-tuning, by removal alone, with the constants of removed channels folded, with "
-        "BatchNorm recalibrated, and both.",
+        "BatchNorm recalibrated, and both. *Base*: the sparse network before slimming. *Theirs*: the original "
+        "project's row of the nearest ratio, of 120 epochs of sparse training and 120 of fine-tuning.",
         "",
         f"| {' | '.join(HEADINGS)} |",
-        f"|{' --- |' * 2}{' ---: |' * (len(HEADINGS) - 2)}",
+        ruler,
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        *(["Not trained: " + ", ".join(missing) + ".", ""] if missing else []),
-        *commands,
+        "The commands, in the order of the table, what made the base first:",
+        "",
+        *dict.fromkeys(f"    {command}" for config in configs for command in _commands(config)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _rows(folder: Path, theirs: dict[tuple[str, str], Theirs]) -> Iterator[list[str]]:
-    """One row for each variant; the original's rows that it answers are taken out of ``theirs``."""
-    summary = json.loads((folder / "summary.json").read_text())
-    base, net = summary["base"], summary["architecture"]
-    for ratio, metrics in summary.get("variants", {}).items():
-        variant = folder / "model" / f"{checkpoint.VARIANT_PREFIX}{ratio}"
-        config = checkpoint.read_config(variant)
-        after, row = metrics["after_slimming"], theirs.pop((net, ratio), None)
-        yield [
-            net,
-            ratio,
-            _percent(base["test_accuracy"]),
-            *(_percent(after.get(way)) for way in WAYS),
-            _percent(metrics["test_accuracy"]),
-            f"{metrics['params'] / 1e6:.2f} M",
-            f"{1 - metrics['params'] / base['params']:.0%}",
-            f"{metrics['macs'] / 1e6:.0f} M of {base['macs'] / 1e6:.0f} M",
-            f"{config.files[checkpoint.MODEL].bytes / 1e6:.2f} MB",
-            f"{_seconds(folder):.1f}, {_seconds(folder / f'finetune-{ratio}'):.1f}",
-            str(config.training.get("device", "")),
-            *_cells(row),
-        ]
+def _nearest(rows: list[Theirs], config: checkpoint.Config) -> Theirs | None:
+    same = [row for row in rows if row.net == config.architecture]
+    return min(same, key=lambda row: abs(row.ratio - config.training["before"]["ratio"]), default=None)
 
 
-def _cells(row: Theirs | None) -> list[str]:
+def _ours(config: checkpoint.Config) -> list[str]:
+    metrics, base, training = config.metrics, config.base, config.training
+    return [
+        config.architecture,
+        str(config.variant),
+        _percent(base["test_accuracy"]),
+        *(_percent(metrics["after_slimming"].get(way)) for way in WAYS),
+        _percent(metrics["test_accuracy"]),
+        f"{metrics['params'] / 1e6:.2f} M of {base['params'] / 1e6:.2f} M",
+        f"{1 - metrics['params'] / base['params']:.0%}",
+        f"{metrics['macs'] / 1e6:.1f} M of {base['macs'] / 1e6:.1f} M",
+        f"{config.files[checkpoint.MODEL].bytes / 1e6:.2f} MB",
+        *(f"{part['epochs']}, {part['seconds_per_epoch']:.0f}" for part in (training["base"], training)),
+        str(training["device"]),
+    ]
+
+
+def _theirs(row: Theirs | None) -> list[str]:
     if row is None:
-        return [""] * 4
-    return [f"{row.base:.2f}", f"{row.accuracy:.2f}", f"{row.params} M", f"{row.reduced}%"]
+        return [""] * 5
+    return [f"{row.ratio:g}", f"{row.base:.2f}", f"{row.accuracy:.2f}", f"{row.params} M", f"{row.reduced}%"]
+
+
+def _commands(config: checkpoint.Config) -> list[str]:
+    training: Mapping[str, Any] = without_paths(dict(config.training))
+    return [training["base"]["command"], training["command"]]
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
-
-
-def _seconds(run: Path) -> float:
-    """The median time of an epoch, its test included."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(line["seconds"] for line in lines)
 
 
 if __name__ == "__main__":

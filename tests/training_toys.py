@@ -53,7 +53,10 @@ def changed(**values) -> Settings:
 
 
 def metrics(folder) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return without_times(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+
+
+def without_times(lines) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 

@@ -3,7 +3,8 @@
 import copy
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,22 @@ def size_of(model: nn.Module, dataset: Dataset) -> dict[str, int]:
     return {"params": count_params(model), "macs": count_macs(model.cpu(), example_of(dataset)[:1])}
 
 
-def provenance(dataset: Dataset, settings: Settings, command: str | None, teacher: str | None) -> dict[str, Any]:
-    """Return how a network was trained; ``teacher`` is the sha256 of the state of the one it imitated."""
+def provenance(
+    dataset: Dataset,
+    settings: Settings,
+    lines: Sequence[Mapping[str, Any]],
+    command: str | None,
+    teacher: str | None,
+) -> dict[str, Any]:
+    """Return how a network was trained, for the checkpoint's config.
+
+    Args:
+        dataset: what on.
+        settings: how.
+        lines: what `fit` returned; the median time of an epoch, its test included, is recorded.
+        command: what was typed.
+        teacher: sha256 of the state of the network that it imitated.
+    """
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "timm", "accelerate", "zoo_slim"):
         try:
@@ -120,6 +135,7 @@ def provenance(dataset: Dataset, settings: Settings, command: str | None, teache
         "epochs": settings.epochs,
         "settings": settings.as_dict(),
         "device": _device_name(settings),
+        "seconds_per_epoch": statistics.median(line["seconds"] for line in lines),
         **({"teacher_sha256": teacher} if teacher else {}),
         "versions": versions,
     }

@@ -47,7 +47,7 @@ def fit(
     *,
     identity: Mapping[str, Any] | None = None,
     teacher: nn.Module | None = None,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Train ``model`` in place and record the run in ``folder``.
 
     The folder gets ``run.json`` (what was asked), ``metrics.jsonl`` (a line per epoch), ``state/`` (from which a run
@@ -68,8 +68,8 @@ def fit(
             device, frozen.
 
     Returns:
-        The last line of ``metrics.jsonl``: ``epoch`` (counted from 1), ``learning_rate`` (of the last step),
-        ``train_loss``, ``train_accuracy`` (of mixed images: of the label that weighs most), ``test_loss``,
+        The lines of ``metrics.jsonl``, one for each epoch: ``epoch`` (counted from 1), ``learning_rate`` (of the last
+        step), ``train_loss``, ``train_accuracy`` (of mixed images: of the label that weighs most), ``test_loss``,
         ``test_accuracy``, ``seconds``, ``images_per_second``, ``sparsity`` (of the last step), and what
         `gamma_statistics` says.
 
@@ -264,8 +264,8 @@ class _Run:
         where = f"epoch {self.epoch}" if not self.step else f"epoch {self.epoch}, step {self.step} of {self.steps}"
         announce(f"resumed {self.folder} after {where} of {self.settings.epochs}")
 
-    def close(self) -> dict[str, Any]:
-        """Leave the model ready for use and return the last line of metrics."""
+    def close(self) -> list[dict[str, Any]]:
+        """Leave the model ready for use and return the lines of metrics."""
         if self.tested is not self.model:
             self.model.load_state_dict(self.tested.state_dict())
         self.model.to(memory_format=torch.contiguous_format)
@@ -274,7 +274,7 @@ class _Run:
         self.record.close()
         if is_main():
             draw_histograms(self.history, self.folder / "gamma_histogram.png")
-        return dict(self.history[-1])
+        return [dict(line) for line in self.history]
 
     def _time_to_save(self) -> bool:
         limit = self.settings.checkpoint_seconds

@@ -81,9 +81,9 @@ def train(
             raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
     guide, guide_sha256 = _teacher(teacher, dataset)
     check_forward(model, dataset, architecture, settings.batch_size)
-    fit(model, dataset, settings, folder, resume, identity=identity, teacher=guide)
+    lines = fit(model, dataset, settings, folder, resume, identity=identity, teacher=guide)
     target = Path(folder) / MODEL
-    training = provenance(dataset, settings, command, guide_sha256)
+    training = provenance(dataset, settings, lines, command, guide_sha256)
     keep(model, target, dataset, settings, training, dtype=dtype, architecture=architecture, options=options)
     return target
 
@@ -121,9 +121,9 @@ def finetune(
     before = training_of(model)
     guide, guide_sha256 = _teacher(teacher, dataset)
     check_forward(model, dataset, str(source), settings.batch_size)
-    fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
+    lines = fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
     target = Path(folder) / MODEL
-    training = provenance(dataset, settings, command, guide_sha256) | history(before)
+    training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
     keep(model, target, dataset, settings, training, dtype=dtype)
     return target
 

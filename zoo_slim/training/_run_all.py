@@ -196,14 +196,14 @@ def _tune(
         identity["after_slimming"] = after_slimming
     teacher_sha256 = digest_of(whole.state_dict()) if distill else None
     teacher = whole if distill else None
-    fit(model, dataset, tuning, folder / f"finetune-{variant}", resume, identity=identity, teacher=teacher)
+    lines = fit(model, dataset, tuning, folder / f"finetune-{variant}", resume, identity=identity, teacher=teacher)
     target = folder / MODEL / f"pruned-{variant}"
     keep(
         model,
         target,
         dataset,
         tuning,
-        provenance(dataset, tuning, command, teacher_sha256) | history(slimming),
+        provenance(dataset, tuning, lines, command, teacher_sha256) | history(slimming),
         dtype=dtype,
         metrics={"test_accuracy_before_finetuning": accuracies[after_slimming], "after_slimming": accuracies},
         variant=variant,
