@@ -62,7 +62,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread; torch {torch.__version__}, "
         f"zoo_slim {zoo_slim.__version__}. {checkpoint.read_config(options.checkpoint).architecture}, "
         f"{base['accuracy']:.2%} of {base['count']} test images of {data.name}; {cliff.dead} of {count} scales are "
-        f"exactly 0 ({cliff.dead / count:.1%}), {cliff.faint} below 1 % of their group's; cliff at {cliff.ratio:.3f}.\n"
+        f"exactly 0 ({cliff.dead / count:.1%}), {cliff.faint} below 1 % of the RMS; cliff at {cliff.ratio:.3f}.\n"
     )
     print("| ratio | variance lost | " + " | ".join(WAYS) + " |\n|---:|---:|" + "---:|" * len(WAYS))
     rows = []

@@ -70,7 +70,7 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     assert tag is not None, "name the variant: --variant 0.75"
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
-    record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data.test_count)}
+    record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data)}
     training = without_paths({**origin.training, **record})
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)

@@ -64,9 +64,9 @@ def page(runs: Path) -> str:
         "# CIFAR-10",
         "",
         "Accuracies in per cent of all 10,000 test images, of the weights as the file holds them. *Slimmed*: right "
-        "after slimming, before fine-tuning, by removal alone, with the constants of removed channels folded, with "
-        "BatchNorm recalibrated, and both. *Base*: the sparse network before slimming. *Theirs*: the original "
-        "project's row of the nearest ratio, of 120 epochs of sparse training and 120 of fine-tuning.",
+        "after slimming, in float32, before fine-tuning: by removal alone, with the constants of removed channels "
+        "folded, with BatchNorm recalibrated, and both. *Base*: the sparse network before slimming. *Theirs*: the "
+        "original project's row of the nearest ratio, of 120 epochs of sparse training and 120 of fine-tuning.",
         "",
         f"| {' | '.join(HEADINGS)} |",
         ruler,

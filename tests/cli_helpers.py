@@ -96,7 +96,12 @@ def run(capsys, monkeypatch, *words: object) -> Ran:
 
 def load_script(name: str) -> ModuleType:
     """Import a file of ``scripts/``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / "scripts" / f"{name}.py")
+    folder = Path(__file__).parent.parent / "scripts"
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    sys.path.insert(0, str(folder))  # scripts import each other by name
+    try:
+        spec.loader.exec_module(script)
+    finally:
+        sys.path.remove(str(folder))
     return script

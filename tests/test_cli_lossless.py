@@ -52,7 +52,7 @@ def test_dry_run_says_what_is_dead_and_saves_nothing(zoo_slim, sparse, tmp_path)
 
 def test_auto_stops_at_the_cliff(zoo_slim, sparse):
     ran = zoo_slim("slim", "ten", "--ratio", "auto")
-    assert ran.code == 0 and "nothing is lost" in ran.out
+    assert ran.code == 0 and "no variance is lost" in ran.out
     assert widths("auto") == (5, 6)
     config = checkpoint.read_config("ten/pruned-auto")
     assert config.training["ratio"] == 5 / 16 == find_cliff(sparse, example_input=torch.rand(2, 3, 32, 32)).ratio

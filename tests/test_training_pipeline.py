@@ -2,19 +2,23 @@ import json
 
 import pytest
 import torch
+from cli_helpers import load_script
 from test_training_data import write_fashion
+from torch import nn
 from typer.testing import CliRunner
 
-from zoo_slim import trace
+from zoo_slim import find_cliff, slim, trace
 from zoo_slim._errors import SchemaError
 from zoo_slim.checkpoint import origin_of, read_config
 from zoo_slim.cli import app
 from zoo_slim.loading import load
 from zoo_slim.registry import registry
 from zoo_slim.schema import write_schema
-from zoo_slim.training import Settings, TrainingError, _pipeline, evaluate, load_dataset
+from zoo_slim.training import Settings, TrainingError, _pipeline, _run_all, evaluate, load_dataset
+from zoo_slim.training._after_slimming import WAYS, each_way
 from zoo_slim.training._pipeline import Data, finetune, measure, train
 from zoo_slim.training._run_all import run_all
+from zoo_slim.training._sources import example_of
 from zoo_slim.training._state import digest_of
 
 SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
@@ -161,16 +165,23 @@ def test_wrong_schema_is_refused_before_training(data, tmp_path, content, messag
 
 @pytest.mark.slow
 def test_all_in_one(trained, data, tmp_path):
+    folder = tmp_path / "runs" / "low"
     tuning = Settings(epochs=1, batch_size=8, learning_rate=0.001, device="cpu")
-    options = {"base": trained, "after_slimming": "both", "distill": True, "dtype": "float16"}
-    summary = run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, **options)
-    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    options = {
+        "base": trained,
+        "after_slimming": "both",
+        "distill": True,
+        "dtype": "float16",
+        "command": "zoo-slim run --data /home/me/data",
+    }
+    summary = run_all(None, data, SETTINGS, tuning, [0.5], folder, **options)
+    assert summary == json.loads((folder / "summary.json").read_text())
     slim = summary["variants"]["0.5"]
     assert summary["base"] == dict(read_config(trained).metrics)
     assert slim["params"] < summary["base"]["params"] and slim["macs"] < summary["base"]["macs"]
     assert set(slim["after_slimming"]) == {"plain", "folded", "recalibrated", "both"}
     assert slim["test_accuracy_before_finetuning"] == slim["after_slimming"]["both"]
-    variant = tmp_path / "model" / "pruned-0.5"
+    variant = folder / "model" / "pruned-0.5"
     assert summary["saved"] == str(variant)
     config = read_config(variant)
     assert config.stored_dtype == "float16" and config.training["evaluation"]["stored"] == "float16"
@@ -181,18 +192,48 @@ def test_all_in_one(trained, data, tmp_path):
     assert origin.variant == "0.5" and origin.base == summary["base"] and origin.result is not None
     assert origin.training["teacher_sha256"] == digest_of(load(f"local-dir:{trained}").state_dict())
 
-    assert run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, **options, resume=True) == summary
+    assert run_all(None, data, SETTINGS, tuning, [0.5], folder, **options, resume=True) == summary
     with pytest.raises(TrainingError, match="after_slimming = 'both', now it is None"):
-        run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, base=trained, distill=True, resume=True)
+        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, distill=True, resume=True)
     with pytest.raises(TrainingError, match="teacher_sha256"):
-        run_all(None, data, SETTINGS, tuning, [0.5], tmp_path, base=trained, after_slimming="both", resume=True)
+        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, after_slimming="both", resume=True)
     slimming = origin.training["before"]
     assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
+    assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
+    assert slimming["folded"]["layers"] > 0
     assert slimming["base"] == origin.training["base"] == read_config(trained).training
     tuned = finetune(variant, data, tuning, tmp_path / "more", teacher=trained)
     again = origin_of(load(f"local-dir:{tuned}"))
     assert again.result == origin.result and again.base == origin.base
     assert again.training["before"] == origin.training and again.training["epochs"] == 1
+
+    page = load_script("table").page(tmp_path / "runs")
+    row = next(line for line in page.splitlines() if line.startswith("| resnet18 | 0.5 |")).split(" | ")
+    assert [f"{100 * slim['after_slimming'][way]:.2f}" for way in WAYS] == row[3:7]
+    assert f"{100 * slim['test_accuracy']:.2f}" == row[7] and "94.80" in row
+    assert "| resnet18 | not trained |" in page and "| vgg11_bn | not trained |" in page
+    assert "    zoo-slim run --data data\n" in page and "/home" not in page
+
+
+def test_the_ratio_of_auto_is_found_out(trained, data):
+    whole, dataset = load(f"local-dir:{trained}"), data.load()
+    with torch.no_grad():
+        whole.layer1[0].bn1.weight[:20] = 0
+        whole.layer2[0].bn1.weight[:50] = 0
+    _, result, share = _run_all._slim(whole, "auto", None, dataset)
+    assert share == find_cliff(whole, example_input=example_of(dataset)).ratio > 0
+    assert result == _run_all._slim(whole, share, None, dataset)[1]
+
+
+def test_a_way_that_cannot_be_had_says_why(data):
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    dataset = data.load()
+    plain, result = slim(whole, ratio=0.5, criterion="l1", example_input=example_of(dataset))
+    found = {each.way: each for each in each_way(whole, plain, result, dataset, SETTINGS)}
+    assert set(found) == set(WAYS) and found["plain"].network is plain
+    assert found["recalibrated"].network is None and "no BatchNorm" in found["recalibrated"].reason
+    assert found["both"].network is None and found["both"].reason
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures of slim networks. Needs matplotlib (``pip install 'zoo_slim[train]'``)."""
+"""Pictures of slim networks. Needs matplotlib."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

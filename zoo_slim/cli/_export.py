@@ -74,7 +74,7 @@ def _need_onnx() -> None:
 
     missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
     if missing:
-        raise ZooSlimError(f"ONNX needs {', '.join(missing)}: pip install 'zoo_slim[export]'")
+        raise ZooSlimError(f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _onnx(model: "nn.Module", images: "Tensor", file: Path) -> float:

@@ -45,6 +45,6 @@ def report(
     try:
         figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))
     except ModuleNotFoundError as error:
-        raise ZooSlimError(f"a picture needs {error.name}: pip install 'zoo_slim[train]'") from None
+        raise ZooSlimError(f"a picture needs {error.name}: pip install {error.name}") from None
     write_picture(figure, output)
     typer.echo(f"drew {output}", err=True)

@@ -23,7 +23,7 @@ def scales_report(cliff: "Cliff", ratio: float | None) -> "Table":
     rows: list[tuple[str, Any]] = [
         ("channels that may go", count),
         ("scales exactly 0", f"{cliff.dead} ({percent(cliff.dead / max(count, 1), 1)})"),
-        ("below 1 % of their group's", f"{cliff.faint} ({percent(cliff.faint / max(count, 1), 1)})"),
+        ("below 1 % of the group's RMS", f"{cliff.faint} ({percent(cliff.faint / max(count, 1), 1)})"),
         ("sorted |gamma|, log", _curve(cliff)),
         (
             "cliff",
@@ -41,7 +41,7 @@ def _describe(cliff: "Cliff", ratio: float) -> str:
 
     place = min(int(np.ceil(ratio * len(cliff.ratios) - 1e-9)), len(cliff.ratios) - 1)
     if not cliff.lost[place]:
-        return "nothing is lost"
+        return "no variance is lost; what remains are constants, see --fold"
     return f"{percent(cliff.lost[place], 1)} of the variance of group {cliff.groups[place]} is lost"
 
 
@@ -75,7 +75,7 @@ def check_picture(file: Path) -> None:
 
     check_ending("--picture", file)
     if find_spec("matplotlib") is None:
-        raise ZooSlimError("a picture needs matplotlib: pip install 'zoo_slim[train]'")
+        raise ZooSlimError("a picture needs matplotlib: pip install matplotlib")
 
 
 def draw_scales(cliff: "Cliff", title: str, ratio: float | str | None, file: Path) -> None:

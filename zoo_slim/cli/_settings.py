@@ -3,18 +3,28 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from zoo_slim.training._settings import Settings
 
-__all__ = ["takes_changes", "takes_settings"]
+__all__ = ["given", "takes_changes", "takes_settings"]
 
 Command = Callable[..., None]
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Return, of some parameters, those that were given on the command line, spelled as options."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def takes_settings(**defaults: Any) -> Callable[[Command], Command]:

@@ -15,6 +15,7 @@ from zoo_slim.cli._options import example, parse_count, parse_share, place
 from zoo_slim.cli._output import amount, console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._schema import read_any
+from zoo_slim.cli._settings import given
 from zoo_slim.cli._training import DATASETS, _command
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_slim.checkpoint import Config
-    from zoo_slim.result import PruningResult
-    from zoo_slim.schema import OriginalSchema
     from zoo_slim.slimming import Criterion, Folding
     from zoo_slim.training import Dataset
 
@@ -44,7 +43,8 @@ def slim(
     ratio: Annotated[
         str | None,
         typer.Option(
-            "--ratio", help="Share of the channels to remove, 0 to 1; or auto: as much as next to nothing is lost with."
+            "--ratio",
+            help="Share of the channels to remove, 0 to 1; or auto: as far as --fold and --recalibrate make up for it.",
         ),
     ] = None,
     params: Annotated[
@@ -117,6 +117,7 @@ def slim(
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema, convert_original
     from zoo_slim.slimming._defaults import schema_for
+    from zoo_slim.slimming._pruner import slim_by_schema
     from zoo_slim.training import evaluate
     from zoo_slim.training._progress import progress
 
@@ -132,8 +133,8 @@ def slim(
     if picture is not None:
         check_picture(picture)
     least = parse_share(minimum, "--minimum")
-    given = None if schema is None else read_any(schema)
-    if isinstance(given, OriginalSchema):
+    rules = None if schema is None else read_any(schema)
+    if isinstance(rules, OriginalSchema):
         _refuse_beside_original(context)
     folder = find_folder(source)
     target = None if dry_run else _target(source, folder, output, tag)
@@ -145,11 +146,11 @@ def slim(
     example_input = example_of(registry().find(config.architecture), config, 2)
     out, scales = console(), None
     with status("looking at the scales"):
-        original = given if isinstance(given, OriginalSchema) else None
-        if isinstance(given, OriginalSchema):
-            groups = convert_original(given, model)
+        original = rules if isinstance(rules, OriginalSchema) else None
+        if isinstance(rules, OriginalSchema):
+            groups = convert_original(rules, model)
         else:
-            groups = schema_for(model, given, example_input)
+            groups = schema_for(model, rules, example_input)
         wanted = budget.get("ratio")
         if criterion == "bn_scale" or dry_run or picture:
             cliff = find_cliff(model, schema=groups, minimum=least, rounding=rounding)
@@ -166,7 +167,7 @@ def slim(
     torch.manual_seed(seed)
     with status("slimming") if isinstance(chosen, str) else nullcontext():  # gradients have a bar of their own
         if original is not None:
-            slimmed, result = _slim_as_original(model, original, budget["ratio"], example_input)
+            slimmed, result = slim_by_schema(model, original, budget["ratio"], example_input)
         else:
             slimmed, result = slim_model(
                 model,
@@ -180,6 +181,8 @@ def slim(
             )
     if scales is not None:
         out.print(scales, "")
+    if ratio == "auto" and not (fold or recalibrate):
+        out.print("auto counts on --fold or --recalibrate; removal alone loses more than this")
     metrics = _measured(slimmed, example_input)
     weights_file = config.files[checkpoint.MODEL]
     base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
@@ -189,7 +192,7 @@ def slim(
     if fold:
         with status("folding"):
             slimmed, folding = fold_constants(model, result, example_input)
-        steps["folded"] = {"channels": folding.folded, "varying": folding.varying, "layers": len(folding.targets)}
+        steps["folded"] = folding.record()
         out.print(_folded(folding))
     if recalibrate and images is not None:
         with progress("statistics", batches) as advance:
@@ -299,31 +302,12 @@ def _drawn(
 
 def _refuse_beside_original(context: typer.Context) -> None:
     """Refuse options that the original's rules leave no room for: its schema files say it themselves."""
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in ("params", "macs", "remove_blocks", "criterion", "batches", "minimum", "rounding")
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    ]
-    if given:
+    known = ("params", "macs", "remove_blocks", "criterion", "batches", "minimum", "rounding")
+    if said := given(context, known):
         raise typer.BadParameter(
-            f"{' and '.join(given)} cannot be given with a schema of the original tool's format, whose rules take "
+            f"{' and '.join(said)} cannot be given with a schema of the original tool's format, whose rules take "
             "--ratio alone; convert the file with zoo-slim schema NAME --from-original FILE"
         )
-
-
-def _slim_as_original(
-    model: "nn.Module", schema: "OriginalSchema", ratio: float, example_input: "Tensor"
-) -> "tuple[nn.Module, PruningResult]":
-    """Return the slim network and its result."""
-    from zoo_slim import SlimPruner
-    from zoo_slim.slimming._run_check import run_check
-    from zoo_slim.tracing import meta_copy
-
-    pruner = SlimPruner(model, schema)
-    pruner.run(prune_ratio=ratio)
-    assert pruner.result is not None
-    run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
-    return pruner.pruned_model, pruner.result
 
 
 def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:

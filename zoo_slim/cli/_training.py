@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_slim.cli._settings import takes_changes, takes_settings
+from zoo_slim.cli._settings import given, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ Options = Annotated[list[str] | None, typer.Option("--option", help="Builder opt
 
 ORIGINAL = {"epochs": 120, "batch_size": 64, "learning_rate": 0.01}
 """The original tool's settings."""
+
+CHANGES = ("epochs", "learning_rate", "batch_size", "weight_decay")
+"""Settings that `run` takes a second time, for fine-tuning."""
+
+OF_SPARSITY = ("sparsity", "penalty", "sparsity_schedule", "sparsity_epochs", "weight_groups")
+OF_TUNING = (
+    "prune_ratio", "prune_schema", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
+)  # fmt: skip
+"""Options of `run` that need its switches."""
 
 ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 """Option names may be written with underscores, as the original tool's script wants them."""
@@ -152,8 +161,9 @@ def evaluate(
 
 
 @takes_settings(**ORIGINAL, sparsity=1e-4)
-@takes_changes("fine_tune", ("epochs", "learning_rate", "batch_size", "weight_decay"), epochs=120, learning_rate=0.001)
+@takes_changes("fine_tune", CHANGES, epochs=120, learning_rate=0.001)
 def run(
+    context: typer.Context,
     architecture: Annotated[str | None, typer.Argument(help="A registered name (or --net).")] = None,
     net: Annotated[str | None, typer.Option("--net", help="The same as the argument.")] = None,
     dataset: DatasetName = "cifar10",
@@ -171,7 +181,9 @@ def run(
     ] = "plain",
     distill: Annotated[bool, typer.Option("--distill", help="Let the slim network imitate its parent.")] = False,
     ckpt: Annotated[str | None, typer.Option("--ckpt", help="Slim checkpoint of a trained network.")] = None,
-    ckpt_pruned: Annotated[str | None, typer.Option("--ckpt-pruned", help="Variant to test.")] = None,
+    ckpt_pruned: Annotated[
+        str | None, typer.Option("--ckpt-pruned", help="Slim checkpoint to test: a folder or a name.")
+    ] = None,
     *,
     fine_tune: dict[str, Any],
     settings: Settings,
@@ -202,6 +214,12 @@ def run(
             "--ckpt-pruned is a network to test; to train it further use zoo-slim finetune, "
             "or leave --sparsity-train and --fine-tune out"
         )
+    for switch, on, needing in (
+        ("--sparsity-train", sparsity_train, OF_SPARSITY),
+        ("--fine-tune", slim_and_tune, OF_TUNING),
+    ):
+        if not on and (idle := given(context, needing)):
+            raise typer.BadParameter(f"{' and '.join(idle)} would have no effect: add {switch}, or leave it out")
     where = _data(dataset, data, image_size, download)
     named = ckpt_pruned or ckpt
     source = find_folder(named) if named is not None else None

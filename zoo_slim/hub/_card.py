@@ -28,6 +28,9 @@ DATASETS = {
 }
 """Where the Hub has the data sets that zoo_slim trains on."""
 
+EARLIER = "_before_finetuning"
+"""Ends the names of what was measured of weights that are not in the file."""
+
 _OWN = re.compile(r"test (?:\w+ )?\((?:base|pruned [\w.+-]+)\)", re.ASCII)
 _COUNTS = ("params", "macs", "file_bytes")
 
@@ -158,6 +161,8 @@ def _results(index: list[Any], configs: Mapping[str | None, Config], facts: Fact
         if dataset is None:
             continue
         for name, value in _measured(config).items():
+            if name.endswith(EARLIER):
+                continue
             results.append(
                 EvalResult(
                     task_type=facts.pipeline_tag or "image-classification",
@@ -233,7 +238,7 @@ def _amount(value: object, unit: str = "") -> str:
 def _value(name: str, value: float | None) -> str:
     if value is None:
         return "—"
-    return f"{100 * value:.2f} %" if name.endswith("accuracy") and 0 <= value <= 1 else f"{value:.6g}"
+    return f"{100 * value:.2f} %" if "accuracy" in name and 0 <= value <= 1 else f"{value:.6g}"
 
 
 def _plain(text: str) -> str:

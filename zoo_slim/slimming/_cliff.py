@@ -38,7 +38,7 @@ class Cliff:
         ratio: the largest ratio that loses at most ``tolerance``, 0 where none does: what ``ratio="auto"`` takes.
         tolerance: see `lost`.
         scales: |gamma| of all channels that may be removed, the largest of each channel's BatchNorms, ascending.
-        dead: how many are exactly 0: with their constants folded, nothing is lost without them.
+        dead: how many are exactly 0: they emit constants, which can be folded.
         faint: how many are below `FAINT` of the root mean square of their group, the dead ones included.
         ratios: float64 ``[n]``: 0, 0.01, 0.02, …
         lost: for each of `ratios`, the share of the variance that goes in the group that loses the largest share;

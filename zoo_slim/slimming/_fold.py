@@ -36,6 +36,10 @@ class Folding:
     varying: int
     at_borders: frozenset[str]
 
+    def record(self) -> dict[str, int]:
+        """The counts, for a checkpoint's config: removed inputs folded and not, and layers that took constants."""
+        return {"channels": self.folded, "varying": self.varying, "layers": len(self.targets)}
+
 
 def fold_constants(
     model: nn.Module, result: PruningResult, example_input: Example | None = None

@@ -18,11 +18,13 @@ from zoo_slim.slimming._cliff import before_cliff
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
+from zoo_slim.slimming._run_check import run_check
 from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import Keep, rounded, select
 from zoo_slim.slimming._slim import remove
+from zoo_slim.tracing import Example, meta_copy
 
-__all__ = ["SlimPruner", "select_as_original"]
+__all__ = ["SlimPruner", "select_as_original", "slim_by_schema"]
 
 SchemaLike = PruningSchema | OriginalSchema | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -101,6 +103,22 @@ class SlimPruner:
     def _apply(self, result: PruningResult) -> None:
         self._pruned = remove(self._model, result)
         self.result = copy.deepcopy(result)
+
+
+def slim_by_schema(
+    model: nn.Module, schema: SchemaLike, ratio: float, example_input: Example
+) -> tuple[nn.Module, PruningResult]:
+    """Slim as `SlimPruner` does, and try whether the slim network runs.
+
+    Raises:
+        SlimmingError: as `SlimPruner.run`; or it does not run.
+        SchemaError: the schema cannot be read, or does not fit the model.
+    """
+    pruner = SlimPruner(model, schema)
+    pruner.run(prune_ratio=ratio)
+    assert pruner.result is not None
+    run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
+    return pruner.pruned_model, pruner.result
 
 
 def _schema(given: SchemaLike) -> PruningSchema | OriginalSchema:

@@ -47,8 +47,8 @@ def slim(
 
     Args:
         model: the network, usually after sparsity training.
-        ratio: the share of all scored channels to remove, ``0 <= ratio < 1``; or ``"auto"``: as much as next to nothing
-            is lost with, see `find_cliff`.
+        ratio: the share of all scored channels to remove, ``0 <= ratio < 1``; or ``"auto"``: as far as
+            `fold_constants` and `recalibrate` make up for it, see `find_cliff`.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
         remove_blocks: residual blocks ``act(x + branch(x))`` to take out whole, see `zoo_slim.slimming.find_blocks`:

@@ -43,6 +43,10 @@ class Dataset(Protocol):
     def train_count(self) -> int: ...
     @property
     def test_count(self) -> int: ...
+    @property
+    def test_view(self) -> str:
+        """What is seen of a test image, in words: it is recorded beside accuracies."""
+        ...
 
     def train_batches(
         self,
@@ -124,6 +128,10 @@ class ImageTensors:
     @property
     def test_count(self) -> int:
         return len(self.test_images)
+
+    @property
+    def test_view(self) -> str:
+        return "whole and unmirrored"
 
     def train_batches(
         self,

@@ -22,10 +22,15 @@ NOTE_SECONDS = 1.0
 """Totals are fetched from the device no more often, to show them."""
 
 
-def protocol(stored: str, count: int) -> dict[str, Any]:
-    """Say how a recorded accuracy was measured: on ``count`` images, of weights read back from dtype ``stored``."""
-    images = "every test image once, whole and unmirrored"
-    return {"compute": "float32", "batch_size": BATCH_SIZE, "images": images, "stored": stored, "count": count}
+def protocol(stored: str, dataset: Dataset) -> dict[str, Any]:
+    """Say how a recorded accuracy was measured: on which images, of weights read back from dtype ``stored``."""
+    return {
+        "compute": "float32",
+        "batch_size": BATCH_SIZE,
+        "images": f"every test image once, {dataset.test_view}",
+        "stored": stored,
+        "count": dataset.test_count,
+    }
 
 
 def evaluate(

@@ -76,6 +76,14 @@ class FolderImages:
     def test_count(self) -> int:
         return len(self.test_files)
 
+    @property
+    def test_view(self) -> str:
+        return f"its shorter side resized to {self._short_side} pixels, the {self.size} x {self.size} in the centre"
+
+    @property
+    def _short_side(self) -> int:
+        return round(self.size * SHORT_SIDE)
+
     def train_batches(
         self,
         batch_size: int,
@@ -115,7 +123,7 @@ class FolderImages:
         if train:
             first = [transforms.RandomResizedCrop(self.size), transforms.RandomHorizontalFlip()]
         else:
-            first = [transforms.Resize(round(self.size * SHORT_SIDE)), transforms.CenterCrop(self.size)]
+            first = [transforms.Resize(self._short_side), transforms.CenterCrop(self.size)]
         return transforms.Compose([*first, transforms.ToTensor(), transforms.Normalize(self.mean, self.std)])
 
 

@@ -74,7 +74,7 @@ def keep(
             classes=dataset.classes,
             input={"size": list(dataset.input_size), "mean": list(dataset.mean), "std": list(dataset.std)},
             metrics={"test_accuracy": accuracy, **size_of(stored, dataset), **(metrics or {})},
-            training={**training, "evaluation": protocol(dtype or "as trained", tested.test_count)},
+            training={**training, "evaluation": protocol(dtype or "as trained", tested)},
             dtype=STORED[dtype] if dtype is not None else None,
             **fields,
         )

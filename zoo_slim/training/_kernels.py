@@ -11,7 +11,7 @@ __all__ = ["chosen_kernels"]
 
 @contextmanager
 def chosen_kernels(device: torch.device, deterministic: bool) -> Iterator[None]:
-    """Let cuDNN try which convolutions are fastest, or take only what always gives the same numbers."""
+    """Let cuDNN try which convolutions are fastest, or take what always gives the same numbers, where torch has it."""
     if device.type != "cuda":
         yield
         return

@@ -29,7 +29,7 @@ def join(settings: Settings) -> "Accelerator":
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedType
     except ImportError as error:
-        raise TrainingError('training needs accelerate: pip install "zoo_slim[train]"') from error
+        raise TrainingError("training needs accelerate: pip install accelerate") from error
 
     # The state is process-wide and refuses a second run with another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -31,7 +31,7 @@ class Record:
             try:
                 import torch.utils.tensorboard  # noqa: F401
             except ImportError as error:
-                raise TrainingError('--tensorboard needs tensorboard: pip install "zoo_slim[train]"') from error
+                raise TrainingError("--tensorboard needs tensorboard: pip install tensorboard") from error
 
     def write(self, history: list[dict[str, Any]]) -> None:
         """Make the files say what the history says."""

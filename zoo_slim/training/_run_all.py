@@ -125,10 +125,11 @@ def run_all(
         summary["variants"] = {}
         for ratio in dict.fromkeys(ratios):
             whole = load_network(trained)
-            slimmed, result = _slim(whole, ratio, schema, dataset)
+            slimmed, result, share = _slim(whole, ratio, schema, dataset)
             target = _tune(
-                whole, slimmed, result, ratio, dataset, tuning, folder, schema=schema, after_slimming=after_slimming,
-                distill=distill, resume=resume, dtype=dtype, command=command, base_metrics=base_metrics,
+                whole, slimmed, result, share, _tag(ratio), dataset, tuning, folder, schema=schema,
+                after_slimming=after_slimming, distill=distill, resume=resume, dtype=dtype, command=command,
+                base_metrics=base_metrics,
             )  # fmt: skip
             summary["variants"][_tag(ratio)] = dict(checkpoint.read_config(target).metrics)
             summary["saved"] = str(target)
@@ -142,23 +143,28 @@ def _tag(ratio: Ratio) -> str:
 
 def _slim(
     whole: nn.Module, ratio: Ratio, schema: str | Path | None, dataset: Dataset
-) -> tuple[nn.Module, PruningResult]:
-    from zoo_slim import SlimPruner, slim
+) -> tuple[nn.Module, PruningResult, float]:
+    """Return the slim network, the pruning result, and the ratio as a number."""
+    from zoo_slim import slim
+    from zoo_slim.slimming._cliff import before_cliff
+    from zoo_slim.slimming._defaults import schema_for
+    from zoo_slim.slimming._pruner import slim_by_schema
 
-    if schema is None:
-        return slim(whole, ratio=ratio, example_input=example_of(dataset))
-    assert not isinstance(ratio, str)
-    pruner = SlimPruner(whole, schema)
-    pruner.run(prune_ratio=ratio)
-    assert pruner.result is not None
-    return pruner.pruned_model, pruner.result
+    example = example_of(dataset)
+    if schema is not None:
+        assert not isinstance(ratio, str)
+        return *slim_by_schema(whole, schema, ratio, example), ratio
+    groups = schema_for(whole, None, example)
+    share = before_cliff(whole, groups) if isinstance(ratio, str) else ratio
+    return *slim(whole, ratio=share, schema=groups, example_input=example), share
 
 
 def _tune(
     whole: nn.Module,
     slimmed: nn.Module,
     result: PruningResult,
-    ratio: Ratio,
+    ratio: float,
+    variant: str,
     dataset: Dataset,
     tuning: Settings,
     folder: Path,
@@ -172,15 +178,16 @@ def _tune(
     base_metrics: Mapping[str, Any],
 ) -> Path:
     """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
-    variant = _tag(ratio)
     tested = dataset.limited(tuning.limit) if tuning.limit else dataset
-    accuracies, model = {}, None
-    for way, network in each_way(whole, slimmed, result, tested, tuning):
-        accuracies[way] = accuracy_of(network, tested, tuning)
-        if way == after_slimming:
-            model = network
-    if model is None:
-        raise TrainingError(f"this network cannot be used {after_slimming} after slimming: it has no BatchNorm for it")
+    accuracies: dict[str, float] = {}
+    model, steps = slimmed, {}
+    for found in each_way(whole, slimmed, result, tested, tuning):
+        if found.network is not None:
+            accuracies[found.way] = accuracy_of(found.network, tested, tuning)
+        if found.way == after_slimming:
+            if found.network is None:
+                raise TrainingError(f"this network cannot be used {after_slimming} after slimming: {found.reason}")
+            model, steps = found.network, found.steps
     said = ", ".join(f"{way} {accuracy:.4f}" for way, accuracy in accuracies.items())
     announce(f"slimmed at ratio {variant}; test accuracy before fine-tuning: {said}")
     slimming = {
@@ -188,6 +195,7 @@ def _tune(
         "criterion": "bn_scale",
         "ratio": ratio,
         "after_slimming": after_slimming,
+        **steps,
         **({"schema": Path(schema).name} if schema is not None else {}),
         "base": training_of(whole),
     }

@@ -60,7 +60,9 @@ class Settings:
     penalty: str = _setting("subgradient", "How the L1 penalty acts: subgradient, or proximal (gives exact zeros).")
     sparsity_schedule: str = _setting("constant", "How the penalty grows: constant, linear or cosine.")
     sparsity_epochs: int = _setting(0, "Epochs in which the penalty grows; 0 = all.")
-    weight_groups: bool = _setting(False, "Penalise a channel of several BatchNorms once.")
+    weight_groups: bool = _setting(
+        False, "A channel that several BatchNorms scale, as in a residual sum, is penalised once."
+    )
     distill_weight: float = _setting(0.5, "Share of the teacher in the loss, where there is a teacher.", most=1)
     distill_temperature: float = _setting(4.0, "Temperature that softens the logits of both.")
     seed: int = _setting(0, "Determines weights, shuffling, augmentation and dropout.", most=2**63 - 1)
@@ -68,7 +70,7 @@ class Settings:
     amp: str = _setting("no", "Mixed precision of training: no, bf16 or fp16. Tests are always float32.")
     channels_last: bool = _setting(True, "Memory format in training on an NVIDIA GPU.")
     compile: bool = _setting(False, "Compile the training step's network with torch.compile.")
-    deterministic: bool = _setting(False, "On a GPU, only kernels that always give the same numbers.")
+    deterministic: bool = _setting(False, "On a GPU, kernels that always give the same numbers, where torch has them.")
     sync_bn: bool = _setting(True, "Let BatchNorm see the whole batch where several processes share it.")
     tensorboard: bool = _setting(False, "Also write the metrics for TensorBoard.")
     device: str = _setting("auto", "auto, cpu, cuda or mps.")
