@@ -20,9 +20,8 @@ how = dict(architecture={NAME!r}, options={{"num_classes": 5}}, training={{"data
 def push(variant, seed=0, accuracy=0.8, **more):
     model = cnn.trained(seed) if variant is None else cnn.slimmed(cnn.trained(seed), cnn.a_result())
     result = None if variant is None else cnn.a_result()
-    return zoo_slim.push_to_hub(
-        model, "me/net", variant, result=result, metrics={{"test_accuracy": accuracy}}, **{{**how, **more}}
-    )
+    metrics = {{"test_accuracy": accuracy, **more.pop("metrics", {{}})}}
+    return zoo_slim.push_to_hub(model, "me/net", variant, result=result, metrics=metrics, **{{**how, **more}})
 """
 
 
@@ -69,7 +68,8 @@ def test_the_card_says_what_the_hub_understands(client: Client, repo: Repo) -> N
     code = """
     push(None, 1, 0.9)
     push("0.5", 0, 0.7, license="apache-2.0")
-    push("0.75", 1, 0.8, base_model="timm/resnet18.a1_in1k")
+    earlier = {"test_accuracy_before_finetuning": 0.25}
+    push("0.75", 1, 0.8, base_model="timm/resnet18.a1_in1k", metrics=earlier)
     """
     client.run(code).ok()
     data, text = card(repo)
@@ -92,7 +92,7 @@ def test_the_card_says_what_the_hub_understands(client: Client, repo: Repo) -> N
     assert [row.split("|")[1].strip() for row in rows] == [
         "network", "---", "base", "[pruned 0.5](pruned-0.5)", "[pruned 0.75](pruned-0.75)"
     ]  # fmt: skip
-    assert rows[2].endswith("| 90.00 % |") and rows[4].endswith("| 80.00 % |")
+    assert rows[2].endswith("| 90.00 % | — |") and rows[4].endswith("| 80.00 % | 25.00 % |")
     for tag in ("0.5", "0.75"):
         assert f"](pruned-{tag}/channels.png)" in text
 
