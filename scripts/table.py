@@ -2,12 +2,12 @@
 
     python scripts/table.py RUNS docs/cifar10.md
 
-RUNS holds a folder for each run, as `zoo-slim run NET --output RUNS/NET` makes it. What was not trained is said to be
-missing: no figure comes from anywhere but the checkpoints.
+RUNS holds a folder for each `zoo-slim run` and `zoo-slim finetune`; of a network that was fine-tuned several times, the
+last is shown. What was not trained is said to be missing: no figure comes from anywhere but the checkpoints.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,7 @@ HEADINGS = (
 
 def page(runs: Path) -> str:
     """The table, and the commands that made ours."""
-    configs = [checkpoint.read_config(path.parent) for path in sorted(runs.glob("*/model/pruned-*/config.json"))]
-    configs.sort(key=lambda config: (config.architecture.lower(), config.metrics["params"]))
+    configs = sorted(_latest(runs), key=lambda config: (config.architecture.lower(), config.metrics["params"]))
     rows, left = [], list(ORIGINAL)
     for config in configs:
         theirs = _nearest(left, config)
@@ -79,9 +78,35 @@ def page(runs: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _latest(runs: Path) -> Iterable[checkpoint.Config]:
+    """Of each slim network the checkpoint that was fine-tuned most often."""
+    found: dict[tuple[str, str], checkpoint.Config] = {}
+    for path in sorted(runs.glob("*/model/**/config.json")):
+        config = checkpoint.read_config(path.parent)
+        if config.variant is None:
+            continue
+        known = found.setdefault((config.architecture, config.variant), config)
+        if len(_tunings(config)) > len(_tunings(known)):
+            found[config.architecture, config.variant] = config
+    return found.values()
+
+
+def _tunings(config: checkpoint.Config) -> list[Mapping[str, Any]]:
+    """The records of the fine-tunings, the first one first."""
+    records, record = [], config.training
+    while "ratio" not in record:
+        records.append(record)
+        record = record["before"]
+    return records[::-1]
+
+
+def _ratio(config: checkpoint.Config) -> float:
+    return float(_tunings(config)[0]["before"]["ratio"])
+
+
 def _nearest(rows: list[Theirs], config: checkpoint.Config) -> Theirs | None:
     same = [row for row in rows if row.net == config.architecture]
-    return min(same, key=lambda row: abs(row.ratio - config.training["before"]["ratio"]), default=None)
+    return min(same, key=lambda row: abs(row.ratio - _ratio(config)), default=None)
 
 
 def _ours(config: checkpoint.Config) -> list[str]:
@@ -96,9 +121,13 @@ def _ours(config: checkpoint.Config) -> list[str]:
         f"{1 - metrics['params'] / base['params']:.0%}",
         f"{metrics['macs'] / 1e6:.1f} M of {base['macs'] / 1e6:.1f} M",
         f"{config.files[checkpoint.MODEL].bytes / 1e6:.2f} MB",
-        *(f"{part['epochs']}, {part['seconds_per_epoch']:.0f}" for part in (training["base"], training)),
+        *(_epochs(records) for records in ([training["base"]], _tunings(config))),
         str(training["device"]),
     ]
+
+
+def _epochs(records: Iterable[Mapping[str, Any]]) -> str:
+    return " + ".join(f"{record['epochs']}, {record['seconds_per_epoch']:.0f}" for record in records)
 
 
 def _theirs(row: Theirs | None) -> list[str]:
@@ -108,8 +137,8 @@ def _theirs(row: Theirs | None) -> list[str]:
 
 
 def _commands(config: checkpoint.Config) -> list[str]:
-    training: Mapping[str, Any] = without_paths(dict(config.training))
-    return [training["base"]["command"], training["command"]]
+    records = (config.training["base"], *_tunings(config))
+    return [without_paths({"command": record["command"]})["command"] for record in records]
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -202,17 +203,19 @@ def test_all_in_one(trained, data, tmp_path):
     assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
     assert slimming["folded"]["layers"] > 0
     assert slimming["base"] == origin.training["base"] == read_config(trained).training
-    tuned = finetune(variant, data, tuning, tmp_path / "more", teacher=trained)
+    tuned = finetune(variant, data, tuning, tmp_path / "runs" / "more", teacher=trained, command="zoo-slim finetune x")
     again = origin_of(load(f"local-dir:{tuned}"))
     assert again.result == origin.result and again.base == origin.base
     assert again.training["before"] == origin.training and again.training["epochs"] == 1
+    assert again.metrics["after_slimming"] == slim["after_slimming"]
 
     page = load_script("table").page(tmp_path / "runs")
     row = next(line for line in page.splitlines() if line.startswith("| resnet18 | 0.5 |")).split(" | ")
     assert [f"{100 * slim['after_slimming'][way]:.2f}" for way in WAYS] == row[3:7]
-    assert f"{100 * slim['test_accuracy']:.2f}" == row[7] and "94.80" in row
+    assert f"{100 * again.metrics['test_accuracy']:.2f}" == row[7] and "94.80" in row
+    assert re.fullmatch(r"1, \d+ \+ 1, \d+", row[13])
     assert "| resnet18 | not trained |" in page and "| vgg11_bn | not trained |" in page
-    assert "    zoo-slim run --data data\n" in page and "/home" not in page
+    assert "    zoo-slim run --data data\n    zoo-slim finetune x\n" in page and "/home" not in page
 
 
 def test_the_ratio_of_auto_is_found_out(trained, data):

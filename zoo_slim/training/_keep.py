@@ -135,7 +135,7 @@ def provenance(
         "epochs": settings.epochs,
         "settings": settings.as_dict(),
         "device": _device_name(settings),
-        "seconds_per_epoch": statistics.median(line["seconds"] for line in lines),
+        "seconds_per_epoch": round(statistics.median(line["seconds"] for line in lines), 1),
         **({"teacher_sha256": teacher} if teacher else {}),
         "versions": versions,
     }

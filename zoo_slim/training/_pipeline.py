@@ -30,6 +30,9 @@ __all__ = ["MODEL", "Data", "enter", "finetune", "identity_of", "measure", "trai
 MODEL = "model"
 """Name of the slim checkpoint's folder inside a run's folder."""
 
+AFTER_SLIMMING = ("after_slimming", "test_accuracy_before_finetuning")
+"""What was measured right after slimming: it stays with a network, however often it is fine-tuned."""
+
 
 def train(
     architecture: str,
@@ -114,6 +117,8 @@ def finetune(
     Returns:
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
+    from zoo_slim.checkpoint import origin_of
+
     enter(settings, dtype)
     dataset = read(data)
     model = load_network(source)
@@ -124,7 +129,9 @@ def finetune(
     lines = fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
     target = Path(folder) / MODEL
     training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
-    keep(model, target, dataset, settings, training, dtype=dtype)
+    origin = origin_of(model)
+    slimmed = {name: origin.metrics[name] for name in AFTER_SLIMMING if name in origin.metrics} if origin else {}
+    keep(model, target, dataset, settings, training, dtype=dtype, metrics=slimmed)
     return target
 
 
