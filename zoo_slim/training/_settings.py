@@ -25,7 +25,8 @@ def _setting(default: Any, text: str, *spellings: str, least: float = 0, most: f
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one training run. The defaults are the original tool's: SGD, cosine schedule, decay on all weights.
+    """Settings of one training run. The defaults are the original tool's (SGD, cosine schedule, decay on all weights)
+    but for ``epochs``, which the commands set to its 120.
 
     Each field's ``metadata`` has its ``help`` and its range, ``least`` to ``most`` inclusive; of these the command line
     makes its options, so that they are said once. ``learning_rate`` is reached after the warm-up; the schedule moves at
