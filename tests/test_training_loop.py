@@ -20,6 +20,7 @@ from zoo_slim.training import (
 )
 from zoo_slim.training._distill import distillation_loss
 from zoo_slim.training._preflight import check_forward
+from zoo_slim.training._reach import reach
 from zoo_slim.training._state import read_state
 
 
@@ -34,6 +35,24 @@ def test_training_learns_and_is_recorded(uninterrupted):
     assert not model.training
     assert evaluate(model, toy_data())["accuracy"] == lines[-1]["test_accuracy"]
     assert json.loads((folder / "run.json").read_text())["settings"] == SETTINGS.as_dict()
+
+
+def test_how_far_scales_can_move_is_said_before(tmp_path, capfd):
+    """A BatchNorm that the forward leaves out gets no gradient: only the penalty moves its scales."""
+    settings = changed(penalty="proximal", sparsity=0.5, sparsity_schedule="linear", sparsity_epochs=2, epochs=3)
+    steps = toy_data().train_count // settings.batch_size
+    distance = reach(settings, steps)
+    model = toy_model()
+    model[1].unused = nn.BatchNorm2d(4)
+    model[1].unused.weight.data = torch.tensor([1.0, -1.0, distance / 2, 3.0])
+    fit(model, toy_data(), settings, tmp_path)
+    moved = torch.tensor([1 - distance, distance - 1, 0.0, 3 - distance])
+    torch.testing.assert_close(model[1].unused.weight.data, moved, rtol=1e-5, atol=1e-5)
+    said = f"a scale by at most {distance:.3g} in this run; {1 / 10:.0%} of the scales lie within that"
+    assert 0 < distance < 1 and said in capfd.readouterr().err
+    weak = changed(penalty="proximal", sparsity=1e-4, epochs=1, warmup_epochs=0)
+    fit(toy_model(), toy_data(), weak, tmp_path / "weak")
+    assert "0% of the scales lie within that: hardly any will become 0. Raise --sparsity" in capfd.readouterr().err
 
 
 def test_averaged_weights_are_tested_and_kept(tmp_path):

@@ -12,7 +12,7 @@ __all__ = ["PENALTIES", "Penalty", "make_penalty", "update_bn_grad"]
 
 
 class Penalty(Protocol):
-    """What a training step does about sparsity. Neither method waits for the device."""
+    """What a training step does about sparsity. The methods around a step do not wait for the device."""
 
     def before_step(self, strength: float) -> None:
         """Call it when the gradients are final (unscaled and clipped), before ``optimizer.step()``."""
@@ -22,6 +22,10 @@ class Penalty(Protocol):
 
         Not for a step that was left out, as a gradient scaler does after an overflow.
         """
+
+    def within(self, distance: float) -> float:
+        """Return the share of the scales for which ``|gamma| <= distance * w``, 0..1."""
+        ...
 
 
 class _Scales:
@@ -61,6 +65,12 @@ class _Scales:
             found.setdefault(id(scale), (scale, weight))
         return list(found.values())
 
+    @torch.no_grad()
+    def within(self, distance: float) -> float:
+        pairs = self.parameters()
+        near = sum(int((scale.abs() <= distance * weight).sum()) for scale, weight in pairs)
+        return near / max(sum(scale.numel() for scale, _ in pairs), 1)
+
 
 class _Subgradient:
     """Adds the subgradient ``s * w * sign(gamma)``, 0 at 0, to the gradients. Scales without a gradient are left alone.
@@ -83,6 +93,9 @@ class _Subgradient:
 
     def after_step(self, strength: float, learning_rate: float) -> None:
         pass
+
+    def within(self, distance: float) -> float:
+        return self._scales.within(distance)
 
 
 class _Proximal:
@@ -108,6 +121,9 @@ class _Proximal:
         thresholds = torch._foreach_mul(weights, strength * learning_rate)
         within = torch._foreach_maximum(scales, torch._foreach_neg(thresholds))
         torch._foreach_sub_(scales, torch._foreach_minimum(within, thresholds))
+
+    def within(self, distance: float) -> float:
+        return self._scales.within(distance)
 
 
 _PENALTIES: dict[str, Callable[[_Scales], Penalty]] = {"subgradient": _Subgradient, "proximal": _Proximal}

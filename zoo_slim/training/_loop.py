@@ -24,6 +24,7 @@ from zoo_slim.training._preflight import check_device
 from zoo_slim.training._processes import add_up, by_main, is_main, join, main_decides, spread_from_main
 from zoo_slim.training._progress import announce, progress
 from zoo_slim.training._randomness import seed_layers
+from zoo_slim.training._reach import forecast
 from zoo_slim.training._record import Record
 from zoo_slim.training._settings import Settings, TrainingError
 from zoo_slim.training._state import digest_of, read_state, write_state
@@ -96,6 +97,8 @@ def fit(
     run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record)
     with chosen_kernels(accelerator.device, settings.deterministic):
         run.restore()
+        if penalty is not None and settings.penalty == "proximal" and not (run.epoch or run.step):
+            announce(forecast(penalty, settings, run.steps))
         while run.epoch < settings.epochs:
             run.train_epoch()
             run.finish_epoch()
