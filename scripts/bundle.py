@@ -10,6 +10,7 @@ read back from the file in half precision.
 
 import argparse
 import json
+import re
 import shlex
 import tempfile
 from pathlib import Path
@@ -131,7 +132,9 @@ def without_paths(training: dict[str, Any]) -> dict[str, Any]:
     """Shorten the absolute paths in recorded commands to their last part: they mean nothing on other machines."""
 
     def shorten(word: str) -> str:
-        return Path(word).name if word.startswith(("/", "~")) else word
+        """Keep what stands before a path in a word: ``--data=``, ``local-dir:``."""
+        found = re.fullmatch(r"((?:[\w-]+[=:])*)([/~](?!/).*)", word)
+        return found[1] + Path(found[2]).name if found else word
 
     cleaned: dict[str, Any] = {}
     for key, value in training.items():

@@ -2,8 +2,9 @@
 
     python scripts/table.py RUNS docs/cifar10.md
 
-RUNS holds a folder for each `zoo-slim run` and `zoo-slim finetune`; of a network that was fine-tuned several times, the
-last is shown. What was not trained is said to be missing: no figure comes from anywhere but the checkpoints.
+RUNS holds the folders of `zoo-slim run`, and of `zoo-slim finetune` of their networks; of a network that was fine-tuned
+several times, the last is shown. What was not trained is said to be missing: no figure comes from anywhere but the
+checkpoints.
 """
 
 import sys
@@ -48,21 +49,37 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def page(runs: Path) -> str:
-    """The table, and the commands that made ours."""
-    configs = sorted(_latest(runs), key=lambda config: (config.architecture.lower(), config.metrics["params"]))
-    rows, left = [], list(ORIGINAL)
-    for config in configs:
-        theirs = _nearest(left, config)
-        rows.append([*_ours(config), *_theirs(theirs)])
-        if theirs is not None:
-            left.remove(theirs)
-    rows += [[row.net, "not trained", *[""] * (len(HEADINGS) - 7), *_theirs(row)] for row in left]
+@dataclass(frozen=True)
+class Ours:
+    """A slim network: its config, and how it was made.
+
+    Attributes:
+        base: the record of the base's training.
+        tunings: those of the fine-tunings, the first one first.
+        ratio: what it was slimmed at.
+    """
+
+    config: checkpoint.Config
+    base: Mapping[str, Any]
+    tunings: tuple[Mapping[str, Any], ...]
+    ratio: float
+
+
+def page(runs: Path, dataset: str = "cifar10", count: int = 10_000) -> str:
+    """The table, and the commands that made ours; of networks that were tested on ``count`` images of ``dataset``."""
+    networks = sorted(_latest(runs, dataset, count), key=lambda ours: (ours.config.architecture.lower(), -ours.ratio))
+    rows, taken = [], set()
+    for ours in networks:
+        theirs = _nearest(ours)
+        rows.append([*_ours(ours), *_theirs(theirs)])
+        taken.add(theirs)
+    empty = [""] * (len(HEADINGS) - 7)
+    rows += [[row.net, "not trained", *empty, *_theirs(row)] for row in ORIGINAL if row not in taken]
     ruler = f"|{' --- |' * 2}{' ---: |' * (len(HEADINGS) - 2)}"
     lines = [
         "# CIFAR-10",
         "",
-        "Accuracies in per cent of all 10,000 test images, of the weights as the file holds them. *Slimmed*: right "
+        f"Accuracies in per cent of all {count:,} test images, of the weights as the file holds them. *Slimmed*: right "
         "after slimming, in float32, before fine-tuning: by removal alone, with the constants of removed channels "
         "folded, with BatchNorm recalibrated, and both. *Base*: the sparse network before slimming. *Theirs*: the "
         "original project's row of the nearest ratio, of 120 epochs of sparse training and 120 of fine-tuning.",
@@ -73,44 +90,50 @@ def page(runs: Path) -> str:
         "",
         "The commands, in the order of the table, what made the base first:",
         "",
-        *dict.fromkeys(f"    {command}" for config in configs for command in _commands(config)),
+        *dict.fromkeys(f"    {command}" for ours in networks for command in _commands(ours)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latest(runs: Path) -> Iterable[checkpoint.Config]:
-    """Of each slim network the checkpoint that was fine-tuned most often."""
-    found: dict[tuple[str, str], checkpoint.Config] = {}
+def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
+    """Of each slim network the checkpoint that was fine-tuned most often. What lacks a figure is named and left out."""
+    found: dict[tuple[str, str, str], Ours] = {}
     for path in sorted(runs.glob("*/model/**/config.json")):
         config = checkpoint.read_config(path.parent)
         if config.variant is None:
             continue
-        known = found.setdefault((config.architecture, config.variant), config)
-        if len(_tunings(config)) > len(_tunings(known)):
-            found[config.architecture, config.variant] = config
+        try:
+            tested = config.training["dataset"], config.training["evaluation"]["count"]
+            ours = _made(config)
+            _ours(ours), _commands(ours)
+        except KeyError as error:
+            print(f"left out: {path.parent} does not say {error}", file=sys.stderr)
+            continue
+        if tested != (dataset, count):
+            print(f"left out: {path.parent} was tested on {tested[1]} images of {tested[0]}", file=sys.stderr)
+            continue
+        key = config.architecture, config.variant, ours.base["command"]
+        if key not in found or len(ours.tunings) > len(found[key].tunings):
+            found[key] = ours
     return found.values()
 
 
-def _tunings(config: checkpoint.Config) -> list[Mapping[str, Any]]:
-    """The records of the fine-tunings, the first one first."""
-    records, record = [], config.training
+def _made(config: checkpoint.Config) -> Ours:
+    tunings, record = [], config.training
     while "ratio" not in record:
-        records.append(record)
+        tunings.append(record)
         record = record["before"]
-    return records[::-1]
+    return Ours(config, config.training["base"], tuple(tunings[::-1]), float(record["ratio"]))
 
 
-def _ratio(config: checkpoint.Config) -> float:
-    return float(_tunings(config)[0]["before"]["ratio"])
+def _nearest(ours: Ours) -> Theirs | None:
+    same = [row for row in ORIGINAL if row.net == ours.config.architecture]
+    return min(same, key=lambda row: abs(row.ratio - ours.ratio), default=None)
 
 
-def _nearest(rows: list[Theirs], config: checkpoint.Config) -> Theirs | None:
-    same = [row for row in rows if row.net == config.architecture]
-    return min(same, key=lambda row: abs(row.ratio - _ratio(config)), default=None)
-
-
-def _ours(config: checkpoint.Config) -> list[str]:
-    metrics, base, training = config.metrics, config.base, config.training
+def _ours(ours: Ours) -> list[str]:
+    config = ours.config
+    metrics, base = config.metrics, config.base
     return [
         config.architecture,
         str(config.variant),
@@ -121,8 +144,9 @@ def _ours(config: checkpoint.Config) -> list[str]:
         f"{1 - metrics['params'] / base['params']:.0%}",
         f"{metrics['macs'] / 1e6:.1f} M of {base['macs'] / 1e6:.1f} M",
         f"{config.files[checkpoint.MODEL].bytes / 1e6:.2f} MB",
-        *(_epochs(records) for records in ([training["base"]], _tunings(config))),
-        str(training["device"]),
+        _epochs([ours.base]),
+        _epochs(ours.tunings),
+        str(config.training["device"]),
     ]
 
 
@@ -136,9 +160,8 @@ def _theirs(row: Theirs | None) -> list[str]:
     return [f"{row.ratio:g}", f"{row.base:.2f}", f"{row.accuracy:.2f}", f"{row.params} M", f"{row.reduced}%"]
 
 
-def _commands(config: checkpoint.Config) -> list[str]:
-    records = (config.training["base"], *_tunings(config))
-    return [without_paths({"command": record["command"]})["command"] for record in records]
+def _commands(ours: Ours) -> list[str]:
+    return [without_paths({"command": record["command"]})["command"] for record in (ours.base, *ours.tunings)]
 
 
 def _percent(value: float | None) -> str:

@@ -134,6 +134,15 @@ def test_a_residual_group_counts_once():
         group_weights(nn.Sequential(nn.BatchNorm2d(3)), schema)
 
 
+def test_share_of_scales_within_a_distance():
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(2))
+    model[0].weight.data = torch.tensor([0.0, 0.4, -0.9, 1.0])
+    model[1].weight.data = torch.tensor([0.1, 0.7])
+    weights = {"0": torch.tensor([1.0, 1.0, 0.5, 0.0]), "1": torch.tensor([1.0, 1.0])}
+    penalty = make_penalty("proximal", model, weights)  # one is 0 already, one is not penalised: four count
+    assert [penalty.within(distance) for distance in (0.05, 0.5, 0.7, 2.0)] == [0.0, 0.5, 0.75, 1.0]
+
+
 def test_schedules():
     assert [strength_at("constant", 2.0, step, 4) for step in range(6)] == [2.0] * 6
     assert [strength_at("linear", 2.0, step, 4) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]

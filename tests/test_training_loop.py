@@ -50,9 +50,11 @@ def test_how_far_scales_can_move_is_said_before(tmp_path, capfd):
     torch.testing.assert_close(model[1].unused.weight.data, moved, rtol=1e-5, atol=1e-5)
     said = f"a scale by at most {distance:.3g} in this run; {1 / 10:.0%} of the scales lie within that"
     assert 0 < distance < 1 and said in capfd.readouterr().err
-    weak = changed(penalty="proximal", sparsity=1e-4, epochs=1, warmup_epochs=0)
-    fit(toy_model(), toy_data(), weak, tmp_path / "weak")
-    assert "0% of the scales lie within that: hardly any will become 0. Raise --sparsity" in capfd.readouterr().err
+    for decayed in (True, False):
+        weak = changed(penalty="proximal", sparsity=1e-4, epochs=1, warmup_epochs=0, decay_norms=decayed)
+        fit(toy_model(), toy_data(), weak, tmp_path / str(decayed))
+        err = capfd.readouterr().err
+        assert "0% of the scales lie within that" in err and ("Raise --sparsity" in err) is not decayed
 
 
 def test_averaged_weights_are_tested_and_kept(tmp_path):

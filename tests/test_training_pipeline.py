@@ -8,8 +8,8 @@ from test_training_data import write_fashion
 from torch import nn
 from typer.testing import CliRunner
 
-from zoo_slim import find_cliff, slim, trace
-from zoo_slim._errors import SchemaError
+from zoo_slim import find_cliff, slim, slimming, trace
+from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.checkpoint import origin_of, read_config
 from zoo_slim.cli import app
 from zoo_slim.loading import load
@@ -209,13 +209,15 @@ def test_all_in_one(trained, data, tmp_path):
     assert again.training["before"] == origin.training and again.training["epochs"] == 1
     assert again.metrics["after_slimming"] == slim["after_slimming"]
 
-    page = load_script("table").page(tmp_path / "runs")
+    table = load_script("table")
+    page = table.page(tmp_path / "runs", "fashion-mnist", 16)
     row = next(line for line in page.splitlines() if line.startswith("| resnet18 | 0.5 |")).split(" | ")
     assert [f"{100 * slim['after_slimming'][way]:.2f}" for way in WAYS] == row[3:7]
     assert f"{100 * again.metrics['test_accuracy']:.2f}" == row[7] and "94.80" in row
     assert re.fullmatch(r"1, \d+ \+ 1, \d+", row[13])
     assert "| resnet18 | not trained |" in page and "| vgg11_bn | not trained |" in page
     assert "    zoo-slim run --data data\n    zoo-slim finetune x\n" in page and "/home" not in page
+    assert "| resnet18 | 0.5 |" not in table.page(tmp_path / "runs")
 
 
 def test_the_ratio_of_auto_is_found_out(trained, data):
@@ -226,6 +228,21 @@ def test_the_ratio_of_auto_is_found_out(trained, data):
     _, result, share = _run_all._slim(whole, "auto", None, dataset)
     assert share == find_cliff(whole, example_input=example_of(dataset)).ratio > 0
     assert result == _run_all._slim(whole, share, None, dataset)[1]
+
+
+def test_a_way_that_cannot_be_had_ends_the_run(trained, data, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise SlimmingError("constants vary")
+
+    monkeypatch.setattr(slimming, "fold_constants", refuse)
+    with pytest.raises(TrainingError, match="cannot be used both after slimming: constants vary"):
+        run_all(None, data, SETTINGS, SETTINGS, [0.5], tmp_path, base=trained, after_slimming="both")
+
+
+def test_a_data_set_that_lacks_something_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="str is no data set: it has no name, classes"):
+        train(NAME, "cifar10", SETTINGS, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_way_that_cannot_be_had_says_why(data):

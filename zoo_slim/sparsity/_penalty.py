@@ -24,7 +24,7 @@ class Penalty(Protocol):
         """
 
     def within(self, distance: float) -> float:
-        """Return the share of the scales for which ``|gamma| <= distance * w``, 0..1."""
+        """Return the share of the penalised scales that are not 0 for which ``|gamma| <= distance * w``, 0..1."""
         ...
 
 
@@ -65,21 +65,28 @@ class _Scales:
             found.setdefault(id(scale), (scale, weight))
         return list(found.values())
 
+
+class _OnScales:
+    """What the penalties share."""
+
+    def __init__(self, scales: _Scales) -> None:
+        self._scales = scales
+
     @torch.no_grad()
     def within(self, distance: float) -> float:
-        pairs = self.parameters()
-        near = sum(int((scale.abs() <= distance * weight).sum()) for scale, weight in pairs)
-        return near / max(sum(scale.numel() for scale, _ in pairs), 1)
+        near = count = 0
+        for scale, weight in self._scales.parameters():
+            penalised = (weight > 0) & (scale != 0)
+            near += int((penalised & (scale.abs() <= distance * weight)).sum())
+            count += int(penalised.sum())
+        return near / max(count, 1)
 
 
-class _Subgradient:
+class _Subgradient(_OnScales):
     """Adds the subgradient ``s * w * sign(gamma)``, 0 at 0, to the gradients. Scales without a gradient are left alone.
 
     Scales swing around zero with the size of the step, and do not reach it.
     """
-
-    def __init__(self, scales: _Scales) -> None:
-        self._scales = scales
 
     @torch.no_grad()
     def before_step(self, strength: float) -> None:
@@ -94,20 +101,14 @@ class _Subgradient:
     def after_step(self, strength: float, learning_rate: float) -> None:
         pass
 
-    def within(self, distance: float) -> float:
-        return self._scales.within(distance)
 
-
-class _Proximal:
+class _Proximal(_OnScales):
     """Moves each gamma to zero by ``learning_rate * s * w`` after the step, to exactly 0 where it is no further.
 
     That is the proximal operator of the penalty, soft thresholding (Parikh and Boyd, "Proximal Algorithms", Foundations
     and Trends in Optimization 1(3), 2014, section 6.5.2), and with a plain gradient step the proximal gradient method
     (section 4.2).
     """
-
-    def __init__(self, scales: _Scales) -> None:
-        self._scales = scales
 
     def before_step(self, strength: float) -> None:
         pass
@@ -121,9 +122,6 @@ class _Proximal:
         thresholds = torch._foreach_mul(weights, strength * learning_rate)
         within = torch._foreach_maximum(scales, torch._foreach_neg(thresholds))
         torch._foreach_sub_(scales, torch._foreach_minimum(within, thresholds))
-
-    def within(self, distance: float) -> float:
-        return self._scales.within(distance)
 
 
 _PENALTIES: dict[str, Callable[[_Scales], Penalty]] = {"subgradient": _Subgradient, "proximal": _Proximal}

@@ -31,7 +31,7 @@ MODEL = "model"
 """Name of the slim checkpoint's folder inside a run's folder."""
 
 AFTER_SLIMMING = ("after_slimming", "test_accuracy_before_finetuning")
-"""What was measured right after slimming: it stays with a network, however often it is fine-tuned."""
+"""What `run` measured right after slimming: it stays with a network, however often it is fine-tuned."""
 
 
 def train(
@@ -117,8 +117,6 @@ def finetune(
     Returns:
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
-    from zoo_slim.checkpoint import origin_of
-
     enter(settings, dtype)
     dataset = read(data)
     model = load_network(source)
@@ -129,9 +127,7 @@ def finetune(
     lines = fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
     target = Path(folder) / MODEL
     training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
-    origin = origin_of(model)
-    slimmed = {name: origin.metrics[name] for name in AFTER_SLIMMING if name in origin.metrics} if origin else {}
-    keep(model, target, dataset, settings, training, dtype=dtype, metrics=slimmed)
+    keep(model, target, dataset, settings, training, dtype=dtype, metrics=_after_slimming(model, dataset, settings))
     return target
 
 
@@ -183,6 +179,21 @@ def identity_of(source: nn.Module) -> dict[str, Any]:
     origin = origin_of(source)
     built = {"architecture": origin.architecture, "options": origin.options} if origin is not None else {}
     return {**built, "source_sha256": digest_of(source.state_dict())}
+
+
+def _after_slimming(model: nn.Module, dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """Return what was measured right after slimming, on the test images that are used now."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(model)
+    if origin is None:
+        return {}
+    tested = dataset.limited(settings.limit) if settings.limit else dataset
+    evaluation = origin.training.get("evaluation")
+    count = evaluation.get("count") if isinstance(evaluation, Mapping) else None
+    if (origin.training.get("dataset"), count) != (dataset.name, tested.test_count):
+        return {}
+    return {name: origin.metrics[name] for name in AFTER_SLIMMING if name in origin.metrics}
 
 
 def _teacher(source: str | Path | None, dataset: Dataset) -> tuple[nn.Module | None, str | None]:

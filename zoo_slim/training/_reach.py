@@ -35,10 +35,11 @@ def reach(settings: Settings, steps: int) -> float:
 
 
 def forecast(penalty: Penalty, settings: Settings, steps: int) -> str:
-    """Say how many scales the penalty can bring to 0 if nothing holds them."""
+    """Say how many scales the penalty alone can bring to 0 if nothing holds them."""
     distance = reach(settings, steps)
     share = penalty.within(distance)
     text = f"the penalty moves a scale by at most {distance:.3g} in this run; {share:.0%} of the scales lie within that"
-    if share < FEW:
+    decayed = settings.decay_norms and settings.weight_decay
+    if share < FEW and not decayed:
         text += ": hardly any will become 0. Raise --sparsity, the learning rate or the number of epochs"
     return text

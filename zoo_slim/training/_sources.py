@@ -35,8 +35,17 @@ class Data:
 
 
 def read(data: Data | Dataset) -> Dataset:
-    """Return a data set that may have been read already."""
-    return data.load() if isinstance(data, Data) else data
+    """Return a data set that may have been read already.
+
+    Raises:
+        TrainingError: it is somebody's own, and lacks something.
+    """
+    if isinstance(data, Data):
+        return data.load()
+    lacking = [name for name in vars(Dataset) if not name.startswith("_") and not hasattr(data, name)]
+    if lacking:
+        raise TrainingError(f"{type(data).__name__} is no data set: it has no {', '.join(lacking)} (see Dataset)")
+    return data
 
 
 def load_network(source: str | Path) -> nn.Module:
