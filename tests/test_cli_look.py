@@ -14,6 +14,7 @@ from zoo_slim import checkpoint, loading, slim
 from zoo_slim._errors import CheckpointError
 from zoo_slim.cli._images import classify, prepare, read_image
 from zoo_slim.cli._latency import latencies
+from zoo_slim.cli._load import epochs_of
 from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
 
 
@@ -247,6 +248,13 @@ def test_pictures_are_prepared_as_an_image_folder_is_evaluated(tmp_path, size, n
     elsewhere = prepare(read_image(file), checkpoint.Origin(NAME, input=origin.input))
     kept = all(28 <= side <= 32 for side in size)
     assert torch.allclose(elsewhere, expected, rtol=0, atol=1e-6) != kept
+
+
+def test_epochs_add_up_to_the_slimming():
+    base = {"epochs": 20}
+    slimming = {"ratio": 0.75, "base": base}
+    tuned = {"epochs": 60, "before": {"epochs": 30, "before": slimming, "base": base}, "base": base}
+    assert [epochs_of(record) for record in (base, tuned, slimming, {"epochs": "2"}, {})] == [20, 90, None, None, None]
 
 
 @pytest.mark.parametrize(("size", "shape"), [((28, 28), (1, 32, 16)), ((300, 20), (3, 32, 32)), ((7, 90), (3, 20, 40))])

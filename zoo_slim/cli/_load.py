@@ -1,6 +1,7 @@
 """The command load: what a checkpoint is worth, seen with one's own eyes."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config
     from zoo_slim.registry import Architecture
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "epochs_of"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -125,7 +126,7 @@ def _report(
         "file_dtype": config.stored_dtype,
         "test_accuracy": config.metrics.get("test_accuracy"),
         "dataset": config.training.get("dataset") or (config.training.get("base") or {}).get("dataset"),
-        "epochs": config.training.get("epochs"),
+        "epochs": epochs_of(config.training),
         "load_seconds": seconds,
         "latency_ms": 1e3 * took["slim"],
         "threads": torch.get_num_threads(),
@@ -141,6 +142,16 @@ def _report(
             "latency_ms": 1e3 * took["base"],
         }
     return report
+
+
+def epochs_of(training: Mapping[str, Any]) -> int | None:
+    """Add up the epochs of a training and of those before it, back to the slimming or to random weights."""
+    total = None
+    record: Any = training
+    while isinstance(record, Mapping) and isinstance(record.get("epochs"), int):
+        total = (total or 0) + record["epochs"]
+        record = record.get("before")
+    return total
 
 
 def _show(report: dict[str, Any], config: "Config") -> None:
