@@ -61,7 +61,7 @@ def test_checkpoint_says_how_it_was_trained(trained, data):
 
 def test_resuming_a_finished_run_saves_again(trained, data):
     before = load(f"local-dir:{trained}").state_dict()
-    train(NAME, data, SETTINGS, trained.parent, options=OPTIONS, resume=True)
+    train(NAME, data, SETTINGS, trained.parent, options=OPTIONS, resume=True, command="zoo-slim train …")
     after = load(f"local-dir:{trained}").state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     with pytest.raises(TrainingError, match="already holds a run"):
