@@ -16,6 +16,7 @@ from typing import Any
 from bundle import without_paths
 
 from zoo_slim import checkpoint
+from zoo_slim.training._after_slimming import WAYS
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ ORIGINAL = (
 )
 """Sparsity 1e-4, 120 epochs of training and 120 of fine-tuning."""
 
-WAYS = ("plain", "folded", "recalibrated", "both")
 HEADINGS = (
     "net", "ratio", "base", *(f"slimmed, {way}" for way in WAYS), "fine-tuned", "parameters", "removed", "MACs", "file",
     "epochs, s each: base", "fine-tuning", "on", "theirs: ratio", "base", "fine-tuned", "parameters", "removed",

@@ -334,7 +334,7 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
     assert ran.code == 1 and "there is no folder nowhere" in ran.err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ran = zoo_slim("export", "model", "--output", "x.onnx")
-    assert ran.code == 1 and "pip install onnx" in ran.err
+    assert ran.code == 1 and "pip install onnx onnxscript onnxruntime" in ran.err
     assert not (tmp_path / "x.onnx").exists()
 
 

@@ -180,7 +180,7 @@ def test_run_only_does_what_it_is_told(called):
         (("run", "resnet18", "--prune-ratio", "half", "--fine-tune"), "such as 0.75, or auto"),
         (
             ("run", "resnet18", "--sparsity", "0.1", "--penalty", "proximal"),
-            "--sparsity and --penalty would have no eff",
+            "--sparsity and --penalty would have no effect",
         ),
         (("run", "resnet18", "--prune-ratio", "0.5", "--fine-tune-lr", "1"), "would have no effect: add --fine-tune"),
         (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),

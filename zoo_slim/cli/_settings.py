@@ -10,14 +10,14 @@ import typer
 
 from zoo_slim.training._settings import Settings
 
-__all__ = ["given", "takes_changes", "takes_settings"]
+__all__ = ["given_options", "takes_changes", "takes_settings"]
 
 Command = Callable[..., None]
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
 
-def given(context: typer.Context, names: Iterable[str]) -> list[str]:
+def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
     """Return, of some parameters, those that were given on the command line, spelled as options."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return [

@@ -15,7 +15,7 @@ from zoo_slim.cli._options import example, parse_count, parse_share, place
 from zoo_slim.cli._output import amount, console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._schema import read_any
-from zoo_slim.cli._settings import given
+from zoo_slim.cli._settings import given_options
 from zoo_slim.cli._training import DATASETS, _command
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _drawn(
 def _refuse_beside_original(context: typer.Context) -> None:
     """Refuse options that the original's rules leave no room for: its schema files say it themselves."""
     known = ("params", "macs", "remove_blocks", "criterion", "batches", "minimum", "rounding")
-    if said := given(context, known):
+    if said := given_options(context, known):
         raise typer.BadParameter(
             f"{' and '.join(said)} cannot be given with a schema of the original tool's format, whose rules take "
             "--ratio alone; convert the file with zoo-slim schema NAME --from-original FILE"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_slim.cli._settings import given, takes_changes, takes_settings
+from zoo_slim.cli._settings import given_options, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def run(
         ("--sparsity-train", sparsity_train, OF_SPARSITY),
         ("--fine-tune", slim_and_tune, OF_TUNING),
     ):
-        if not on and (idle := given(context, needing)):
+        if not on and (idle := given_options(context, needing)):
             raise typer.BadParameter(f"{' and '.join(idle)} would have no effect: add {switch}, or leave it out")
     where = _data(dataset, data, image_size, download)
     named = ckpt_pruned or ckpt
