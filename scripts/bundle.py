@@ -10,8 +10,6 @@ read back from the file in half precision.
 
 import argparse
 import json
-import re
-import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,7 +70,7 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
     base_metrics = _metrics(whole, data)
     base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
     record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data)}
-    training = without_paths({**origin.training, **record})
+    training = {**origin.training, **record}
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
         model = checkpoint.load_folder(cast)
@@ -126,25 +124,6 @@ def _metrics(model: torch.nn.Module, data: Dataset) -> dict[str, Any]:
     image = torch.rand(1, *data.input_size)
     accuracy = evaluate(model, data)["accuracy"]
     return {"test_accuracy": accuracy, "params": count_params(model), "macs": count_macs(model, image)}
-
-
-def without_paths(training: dict[str, Any]) -> dict[str, Any]:
-    """Shorten the absolute paths in recorded commands to their last part: they mean nothing on other machines."""
-
-    def shorten(word: str) -> str:
-        """Keep what stands before a path in a word: ``--data=``, ``local-dir:``."""
-        found = re.fullmatch(r"((?:[\w-]+[=:])*)([/~](?!/).*)", word)
-        return found[1] + Path(found[2]).name if found else word
-
-    cleaned: dict[str, Any] = {}
-    for key, value in training.items():
-        if isinstance(value, dict):
-            cleaned[key] = without_paths(value)
-        elif key == "command":
-            cleaned[key] = shlex.join(shorten(word) for word in shlex.split(value))
-        else:
-            cleaned[key] = value
-    return cleaned
 
 
 if __name__ == "__main__":

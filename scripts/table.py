@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle import without_paths
-
 from zoo_slim import checkpoint
 from zoo_slim.training._after_slimming import WAYS
+from zoo_slim.training._keep import trainings
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,8 @@ def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
 
 
 def _made(config: checkpoint.Config) -> Ours:
-    tunings, record = [], config.training
-    while "ratio" not in record:
-        tunings.append(record)
-        record = record["before"]
-    return Ours(config, config.training["base"], tuple(tunings[::-1]), float(record["ratio"]))
+    tunings = tuple(trainings(config.training)[::-1])
+    return Ours(config, config.training["base"], tunings, float(tunings[0]["before"]["ratio"]))
 
 
 def _nearest(ours: Ours) -> Theirs | None:
@@ -161,7 +157,7 @@ def _theirs(row: Theirs | None) -> list[str]:
 
 
 def _commands(ours: Ours) -> list[str]:
-    return [without_paths({"command": record["command"]})["command"] for record in (ours.base, *ours.tunings)]
+    return [record["command"] for record in (ours.base, *ours.tunings)]
 
 
 def _percent(value: float | None) -> str:

@@ -68,10 +68,26 @@ def test_train(called):
     assert keywords["resume"] is True
 
 
-def test_command_line_is_recorded(called, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["zoo-slim", "train", "resnet18", "--data", "my data"])
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    [
+        ("my data", "'my data'"),
+        ("../data/x", "../data/x"),
+        ("/home/ann/my data/", "'my data'"),
+        ("~/data", "data"),
+        ("C:\\Users\\ann\\data", "data"),
+        ("--output=/home/ann/runs/x", "--output=x"),
+        ("local-dir:/home/ann/model", "local-dir:model"),
+        ("--teacher=local-dir:~/model", "--teacher=local-dir:model"),
+        ("hf-hub:ann/net@v1", "hf-hub:ann/net@v1"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("/", "/"),
+    ],
+)
+def test_command_line_is_recorded_without_where_files_lie(called, monkeypatch, typed, recorded):
+    monkeypatch.setattr(sys, "argv", ["zoo-slim", "train", "resnet18", typed])
     invoke("train", "resnet18", *DATA, "--output", "x")
-    assert called["train"][1]["command"] == "zoo-slim train resnet18 --data 'my data'"
+    assert called["train"][1]["command"] == f"zoo-slim train resnet18 {recorded}"
 
 
 def test_finetune(called):

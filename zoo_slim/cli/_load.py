@@ -146,12 +146,9 @@ def _report(
 
 def epochs_of(training: Mapping[str, Any]) -> int | None:
     """Add up the epochs of a training and of those before it, back to the slimming or to random weights."""
-    total = None
-    record: Any = training
-    while isinstance(record, Mapping) and isinstance(record.get("epochs"), int):
-        total = (total or 0) + record["epochs"]
-        record = record.get("before")
-    return total
+    from zoo_slim.training._keep import trainings
+
+    return sum(record["epochs"] for record in trainings(training)) or None
 
 
 def _show(report: dict[str, Any], config: "Config") -> None:

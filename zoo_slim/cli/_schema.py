@@ -1,17 +1,14 @@
-"""The command schema, and reading schema files of either format."""
+"""The command schema."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from zoo_slim.cli._options import Options, example, parse_options
-from zoo_slim.cli._output import console, printable, size, status
+from zoo_slim.cli._output import console, size, status
 
-if TYPE_CHECKING:
-    from zoo_slim.schema import OriginalSchema, PruningSchema
-
-__all__ = ["add_commands", "read_any"]
+__all__ = ["add_commands"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -58,25 +55,3 @@ def schema(
     else:
         write_schema(found, output)
     console(stderr=True).print(f"{name}: {how}, {counts}" + (f", saved {output}" if output else ""))
-
-
-def read_any(file: Path) -> "PruningSchema | OriginalSchema":
-    """Read a schema file of the new or the original tool's format.
-
-    Raises:
-        SchemaError: it is neither.
-    """
-    import json
-
-    from zoo_slim._errors import SchemaError
-    from zoo_slim.schema import parse_original, read_schema
-
-    try:
-        document = json.loads(file.read_bytes())
-    except OSError as error:
-        raise SchemaError(f"schema {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{file} is not JSON: {printable(str(error))}") from None
-    if isinstance(document, dict) and "format" in document:
-        return read_schema(file)
-    return parse_original(document, str(file))

@@ -11,12 +11,12 @@ import typer
 from zoo_slim import _plugins
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
+from zoo_slim.cli._command import recorded_command
 from zoo_slim.cli._options import example, parse_count, parse_share, place
 from zoo_slim.cli._output import amount, console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
-from zoo_slim.cli._schema import read_any
 from zoo_slim.cli._settings import given_options
-from zoo_slim.cli._training import DATASETS, _command
+from zoo_slim.cli._training import DATASETS
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +115,7 @@ def slim(
     from zoo_slim._errors import CheckpointError
     from zoo_slim.checkpoint._config import check_variant
     from zoo_slim.registry import registry
-    from zoo_slim.schema import OriginalSchema, convert_original
+    from zoo_slim.schema import OriginalSchema, as_schema, convert_original
     from zoo_slim.slimming._defaults import schema_for
     from zoo_slim.slimming._pruner import slim_by_schema
     from zoo_slim.training import evaluate
@@ -133,7 +133,7 @@ def slim(
     if picture is not None:
         check_picture(picture)
     least = parse_share(minimum, "--minimum")
-    rules = None if schema is None else read_any(schema)
+    rules = None if schema is None else as_schema(schema)
     if isinstance(rules, OriginalSchema):
         _refuse_beside_original(context)
     folder = find_folder(source)
@@ -208,7 +208,7 @@ def slim(
         base=base,
         training={
             **({"dataset": dataset} if dataset else {}),
-            "command": _command(),
+            "command": recorded_command(),
             "criterion": criterion,
             **budget,
             **steps,

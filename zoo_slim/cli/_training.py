@@ -1,12 +1,11 @@
 """The commands train, finetune, eval and run."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_slim.cli._command import recorded_command
 from zoo_slim.cli._settings import given_options, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
@@ -96,7 +95,7 @@ def train(
         teacher=find_folder(teacher) if teacher is not None else None,
         resume=resume,
         dtype=save_dtype,
-        command=_command(),
+        command=recorded_command(),
     )
     _say(f"saved {saved}")
 
@@ -127,7 +126,7 @@ def finetune(
         teacher=find_folder(teacher) if teacher is not None else None,
         resume=resume,
         dtype=save_dtype,
-        command=_command(),
+        command=recorded_command(),
     )
     _say(f"saved {saved}")
 
@@ -245,7 +244,7 @@ def run(
         distill=distill,
         resume=resume,
         dtype=save_dtype,
-        command=_command(),
+        command=recorded_command(),
     )
     for part, metrics in {"base": summary["base"], **summary.get("variants", {})}.items():
         _say(f"{part}: " + ", ".join(f"{key} {_text(value)}" for key, value in metrics.items()))
@@ -290,10 +289,6 @@ def _value(text: str) -> bool | int | float | str:
         except ValueError:
             continue
     return text
-
-
-def _command() -> str:
-    return shlex.join(["zoo-slim", *sys.argv[1:]])
 
 
 def _show(measured: dict[str, Any], as_json: bool) -> None:

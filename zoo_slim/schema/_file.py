@@ -14,7 +14,7 @@ from zoo_slim._union_find import Ids
 from zoo_slim.schema._expression import Expression, format_channels, parse_channels
 from zoo_slim.schema._schema import Group, Layer, PruningSchema
 
-__all__ = ["FORMAT", "VERSION", "dumps", "loads", "read_schema", "write_schema"]
+__all__ = ["FORMAT", "VERSION", "contents_of", "document_of", "dumps", "loads", "read_schema", "write_schema"]
 
 FORMAT, VERSION = "zoo_slim.schema", 1
 _TOP = {
@@ -112,10 +112,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
     Raises:
         SchemaError: naming the field, what was found there and what was expected.
     """
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{where} is not JSON: {error}") from None
+    document = document_of(text, where)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise SchemaError(
             f"{where}: field 'format' must be {FORMAT!r}; for the original tool's files use read_original"
@@ -229,13 +226,34 @@ def read_schema(path: str | os.PathLike[str] | Readable) -> PruningSchema:
         SchemaError: the file is missing, too large or not a schema.
     """
     source: Readable = Path(path) if isinstance(path, (str, os.PathLike)) else path
+    return loads(contents_of(source), str(path))
+
+
+def contents_of(file: Readable) -> bytes:
+    """Read the bytes of a schema file.
+
+    Raises:
+        SchemaError: it is missing or too large.
+    """
     try:
-        data = source.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
-        raise SchemaError(f"schema {path} cannot be read: {error.strerror or error}") from None
+        raise SchemaError(f"schema {file} cannot be read: {error.strerror or error}") from None
     if len(data) > _LIMIT_BYTES:
-        raise SchemaError(f"schema {path} has {len(data)} bytes, more than {_LIMIT_BYTES}")
-    return loads(data, str(path))
+        raise SchemaError(f"schema {file} has {len(data)} bytes, more than {_LIMIT_BYTES}")
+    return data
+
+
+def document_of(text: str | bytes, where: str) -> Any:
+    """Parse JSON without NaN and infinities.
+
+    Raises:
+        SchemaError: it is not that.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{where} is not JSON: {error}") from None
 
 
 def write_schema(schema: PruningSchema, path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,5 @@
 """The schema format of the original tool, pns: a list of layers with the BatchNorm before and after each."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
+from zoo_slim.schema._file import contents_of, document_of
 from zoo_slim.schema._schema import Group, Layer, PruningSchema
 
 __all__ = ["OriginalSchema", "convert_original", "parse_original", "read_original"]
@@ -40,15 +40,9 @@ def read_original(path: str | os.PathLike[str]) -> OriginalSchema:
     """Read a schema file of the original format.
 
     Raises:
-        SchemaError: the file is missing, not JSON or not of that format.
+        SchemaError: the file is missing, too large, not JSON or not of that format.
     """
-    try:
-        document = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise SchemaError(f"schema {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{path} is not JSON: {error}") from None
-    return parse_original(document, str(path))
+    return parse_original(document_of(contents_of(Path(path)), str(path)), str(path))
 
 
 def parse_original(document: object, where: str = "schema") -> OriginalSchema:

@@ -1,10 +1,7 @@
 """The original tool's interface, and its rules of selection."""
 
 import copy
-import json
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +9,7 @@ from torch import nn
 
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.result import PruningResult
-from zoo_slim.schema import PruningSchema, loads
-from zoo_slim.schema._original import OriginalSchema, convert_original, parse_original
+from zoo_slim.schema import OriginalSchema, PruningSchema, SchemaLike, as_schema, convert_original
 from zoo_slim.slimming._cliff import before_cliff
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._keep import result_from_keep
@@ -25,8 +21,6 @@ from zoo_slim.slimming._slim import remove
 from zoo_slim.tracing import Example, meta_copy
 
 __all__ = ["SlimPruner", "select_as_original", "slim_by_schema"]
-
-SchemaLike = PruningSchema | OriginalSchema | Mapping[str, Any] | str | os.PathLike[str]
 
 
 class SlimPruner:
@@ -43,7 +37,7 @@ class SlimPruner:
 
     def __init__(self, model: nn.Module, schema: SchemaLike | None = None) -> None:
         self._model = model
-        self._schema = None if schema is None else _schema(schema)
+        self._schema = None if schema is None else as_schema(schema)
         self._pruned: nn.Module | None = None
         self.result: PruningResult | None = None
 
@@ -119,23 +113,6 @@ def slim_by_schema(
     assert pruner.result is not None
     run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
     return pruner.pruned_model, pruner.result
-
-
-def _schema(given: SchemaLike) -> PruningSchema | OriginalSchema:
-    if isinstance(given, (PruningSchema, OriginalSchema)):
-        return given
-    where = "schema"
-    if isinstance(given, (str, os.PathLike)):
-        where = str(given)
-        try:
-            given = json.loads(Path(given).read_bytes())
-        except OSError as error:
-            raise SchemaError(f"schema {where} cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise SchemaError(f"{where} is not JSON: {error}") from None
-    if isinstance(given, Mapping) and "format" in given:
-        return loads(json.dumps(given), where)
-    return parse_original(given, where)
 
 
 def select_as_original(original: OriginalSchema, schema: PruningSchema, model: nn.Module, ratio: float) -> Keep:

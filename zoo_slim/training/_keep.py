@@ -18,7 +18,18 @@ from zoo_slim.training._processes import by_main
 from zoo_slim.training._settings import Settings, TrainingError
 from zoo_slim.training._sources import example_of
 
-__all__ = ["STORED", "accuracy_of", "as_stored", "check_dtype", "history", "keep", "provenance", "size_of"]
+__all__ = [
+    "STORED",
+    "accuracy_of",
+    "as_stored",
+    "check_dtype",
+    "history",
+    "keep",
+    "provenance",
+    "size_of",
+    "tested_part",
+    "trainings",
+]
 
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Floating dtypes that weights can be saved as."""
@@ -66,7 +77,7 @@ def keep(
 
     def save() -> None:
         stored = as_stored(model, dtype)
-        tested = dataset.limited(settings.limit) if settings.limit else dataset
+        tested = tested_part(dataset, settings)
         accuracy = accuracy_of(stored, tested, settings)
         checkpoint.save(
             model,
@@ -92,6 +103,11 @@ def as_stored(model: nn.Module, dtype: str | None) -> nn.Module:
                 if tensor.is_floating_point():
                     tensor.copy_(tensor.to(STORED[dtype]))
     return stored
+
+
+def tested_part(dataset: Dataset, settings: Settings) -> Dataset:
+    """Return the images that recorded accuracies are measured on: all, or as many as the settings' ``limit``."""
+    return dataset.limited(settings.limit) if settings.limit else dataset
 
 
 def accuracy_of(model: nn.Module, dataset: Dataset, settings: Settings) -> float:
@@ -154,6 +170,15 @@ def history(before: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     kept = _shortened(before, HISTORY)
     return {"before": kept, **({"base": kept["base"]} if "base" in kept else {})}
+
+
+def trainings(record: Any) -> list[Mapping[str, Any]]:
+    """Return what a config records of trainings, the latest first, back to the slimming or to random weights."""
+    found: list[Mapping[str, Any]] = []
+    while isinstance(record, Mapping) and isinstance(record.get("epochs"), int):
+        found.append(record)
+        record = record.get("before")
+    return found
 
 
 def _shortened(training: Mapping[str, Any], levels: int) -> dict[str, Any]:

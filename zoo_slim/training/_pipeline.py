@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._evaluate import evaluate
-from zoo_slim.training._keep import check_dtype, history, keep, provenance, size_of
+from zoo_slim.training._keep import check_dtype, history, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._preflight import check_device, check_forward
 from zoo_slim.training._processes import join
@@ -188,7 +188,7 @@ def _after_slimming(model: nn.Module, dataset: Dataset, settings: Settings) -> d
     origin = origin_of(model)
     if origin is None:
         return {}
-    tested = dataset.limited(settings.limit) if settings.limit else dataset
+    tested = tested_part(dataset, settings)
     evaluation = origin.training.get("evaluation")
     count = evaluation.get("count") if isinstance(evaluation, Mapping) else None
     if (origin.training.get("dataset"), count) != (dataset.name, tested.test_count):

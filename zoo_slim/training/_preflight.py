@@ -1,7 +1,6 @@
 """What can be known to fail before a run begins."""
 
 import copy
-import json
 import math
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from zoo_slim._errors import SchemaError
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._settings import DEVICES, TrainingError
@@ -38,19 +36,13 @@ def check_schema(file: str | Path, model: nn.Module) -> None:
     Raises:
         SchemaError: it cannot be read, or was made for another model.
     """
-    from zoo_slim.schema import convert_original, loads, parse_original
+    from zoo_slim.schema import OriginalSchema, as_schema, convert_original
 
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-        document = json.loads(text)
-    except OSError as error:
-        raise SchemaError(f"schema {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"schema {file} is not JSON: {error}") from None
-    if isinstance(document, dict) and "format" in document:
-        loads(text, str(file)).check(model)
+    schema = as_schema(file)
+    if isinstance(schema, OriginalSchema):
+        convert_original(schema, model)
     else:
-        convert_original(parse_original(document, str(file)), model)
+        schema.check(model)
 
 
 def check_device(device: str, amp: str = "no") -> str:

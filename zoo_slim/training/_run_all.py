@@ -9,7 +9,7 @@ from torch import nn
 from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
 from zoo_slim.training._data import Dataset
-from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of
+from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
 from zoo_slim.training._preflight import check_ratio, check_schema
@@ -118,7 +118,7 @@ def run_all(
     origin = checkpoint.origin_of(whole)
     base_metrics = dict(origin.metrics) if origin is not None else {}
     if "test_accuracy" not in base_metrics:
-        tested = dataset.limited(settings.limit) if settings.limit else dataset
+        tested = tested_part(dataset, settings)
         base_metrics |= {"test_accuracy": accuracy_of(whole, tested, settings), **size_of(whole, dataset)}
     summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
     if tuning is not None:
@@ -178,7 +178,7 @@ def _tune(
     base_metrics: Mapping[str, Any],
 ) -> Path:
     """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
-    tested = dataset.limited(tuning.limit) if tuning.limit else dataset
+    tested = tested_part(dataset, tuning)
     accuracies: dict[str, float] = {}
     model, steps = slimmed, {}
     for found in each_way(whole, slimmed, result, tested, tuning):
