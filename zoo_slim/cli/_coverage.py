@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._options import example
-from zoo_slim.cli._output import amount, console, percent, printable, table
+from zoo_slim.cli._output import console, percent, printable, table
 from zoo_slim.cli._verify import _progress
 
 __all__ = ["add_commands"]

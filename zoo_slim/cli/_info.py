@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import AsJson, Name, Pruned, example, place
-from zoo_slim.cli._output import amount, console, facts, percent, size, status, table
+from zoo_slim.cli._output import console, facts, percent, size, status, table
 
 if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._options import example
-from zoo_slim.cli._output import amount, console, percent, printable, size, status, table
+from zoo_slim.cli._output import console, percent, printable, size, status, table
 
 if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config

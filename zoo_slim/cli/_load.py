@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._images import class_name, classify, prepare, read_image
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
-from zoo_slim.cli._output import amount, console, percent, printable, size, status, table
+from zoo_slim.cli._output import console, percent, printable, size, status, table
 from zoo_slim.cli._samples import Answer, read_samples, show_answers
 
 if TYPE_CHECKING:

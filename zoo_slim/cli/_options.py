@@ -1,17 +1,21 @@
 """Options that several commands share, and how their texts become values."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_slim.cli._training import Options
-from zoo_slim.cli._training import _options as parse_options
+if TYPE_CHECKING:
+    from zoo_slim.training._run_all import Ratio
 
-__all__ = ["AsJson", "Name", "Options", "Pruned", "example", "parse_count", "parse_options", "parse_share", "place"]
+__all__ = [
+    "AsJson", "Name", "Options", "Pruned", "example", "parse_count", "parse_options", "parse_ratio", "parse_share",
+    "place",
+]  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="A registered name, hf-hub:org/name[@revision], or a checkpoint's folder.")]
 Pruned = Annotated[str | None, typer.Option("--pruned", help="Variant, 0.75 for instance.")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
@@ -34,6 +38,42 @@ def place(name: str) -> str:
     except RegistryError:
         return f"local-dir:{name}"
     return name
+
+
+def parse_options(pairs: list[str] | None, stem: str | None, num_classes: int | None) -> dict[str, Any]:
+    """Return the builder's keyword arguments; ``key=value`` are read as true or false, numbers or text."""
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"--option takes key=value, not {pair!r}")
+        options[key.replace("-", "_")] = _value(value)
+    if stem is not None:
+        options["stem"] = stem
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    return options
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_ratio(text: str, option: str) -> "Ratio":
+    """Read ``auto`` or a share; which shares there can be is for slimming to say."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes a share of the channels, 0 to 1, or auto, not {text!r}") from None
 
 
 def parse_share(text: str, option: str) -> int | float:

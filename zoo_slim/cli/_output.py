@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from zoo_slim._amount import amount
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["amount", "console", "facts", "percent", "printable", "size", "status", "table"]
+__all__ = ["console", "facts", "percent", "printable", "size", "status", "table"]
 
 PIPE_WIDTH = 240
 """Columns where stdout is no terminal: wide enough that nothing is cut off."""
@@ -69,16 +71,6 @@ def status(what: str) -> Iterator[None]:
 def printable(text: str) -> str:
     """Return text from a file without characters that steer a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def amount(value: Any, unit: str = "") -> str:
-    """Write a count in short: 11173962 is ``11.17 M``. What is not a number is a dash."""
-    if not isinstance(value, (int, float)):
-        return "—"
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.2f} {letter}{unit}"
-    return f"{value:g} {unit}".rstrip()
 
 
 def size(value: Any) -> str:

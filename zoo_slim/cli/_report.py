@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import Name, Pruned, example
-from zoo_slim.cli._output import amount, percent
+from zoo_slim.cli._output import percent
 from zoo_slim.cli._pictures import check_ending, write_picture
 
 __all__ = ["add_commands"]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_slim import _plugins
+from zoo_slim._amount import amount
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import example, parse_count, parse_share, place
-from zoo_slim.cli._output import amount, console, percent, size, status, table
+from zoo_slim.cli._options import example, parse_count, parse_ratio, parse_share, place
+from zoo_slim.cli._output import console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._settings import given_options
 from zoo_slim.cli._training import DATASETS
@@ -122,7 +123,8 @@ def slim(
     from zoo_slim.training._progress import progress
 
     blocks = None if remove_blocks is None else _blocks(remove_blocks)
-    budget, tag = _budget(_ratio(ratio), params, macs, blocks, dry_run)
+    share = None if ratio is None else parse_ratio(ratio, "--ratio")
+    budget, tag = _budget(share, params, macs, blocks, dry_run)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
@@ -234,16 +236,6 @@ def _blocks(text: str) -> list[str] | int | str:
     if not all(names):
         raise typer.BadParameter(f"--remove-blocks takes names with commas, a number, dead or needed, not {text!r}")
     return names
-
-
-def _ratio(text: str | None) -> float | str | None:
-    """Read ``auto`` or a share; which shares there can be is for slimming to say."""
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"--ratio takes a share of the channels, 0 to 1, or auto, not {text!r}") from None
 
 
 def _budget(

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_slim.cli._command import recorded_command
+from zoo_slim.cli._options import Options, Pruned, example, parse_options, parse_ratio
 from zoo_slim.cli._settings import given_options, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
-    from zoo_slim.training._run_all import Ratio
     from zoo_slim.training._sources import Data
 
 __all__ = ["add_commands"]
 
 DATASETS = "cifar10, mnist, fashion-mnist or image-folder"
 
-Pruned = Annotated[str | None, typer.Option("--pruned", help="Variant, 0.75 for instance.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"Data set: {DATASETS}.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that holds the data set.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Height and width for image-folder.")]
@@ -31,7 +30,6 @@ SaveDtype = Annotated[
 ]
 Stem = Annotated[str | None, typer.Option("--stem", help="Builder option stem, where the architecture has it.")]
 NumClasses = Annotated[int | None, typer.Option("--num-classes", help="Default: as many as the data set has.")]
-Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
 
 ORIGINAL = {"epochs": 120, "batch_size": 64, "learning_rate": 0.01}
 """The original tool's settings."""
@@ -51,8 +49,6 @@ ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-
 
 def add_commands(app: typer.Typer) -> None:
     """Add the training commands to the command line."""
-    from zoo_slim.cli._options import example
-
     data = "--dataset cifar10 --data data"
     for name, command, line in (
         ("train", train, f"train resnet18 {data} --sparsity 1e-4 --output runs/resnet18"),
@@ -91,7 +87,7 @@ def train(
         _data(dataset, data, image_size, download),
         settings,
         output,
-        options=_options(option, stem, num_classes),
+        options=parse_options(option, stem, num_classes),
         teacher=find_folder(teacher) if teacher is not None else None,
         resume=resume,
         dtype=save_dtype,
@@ -234,9 +230,9 @@ def run(
         where,
         settings if sparsity_train else replace(settings, sparsity=0.0),
         tuning if slim_and_tune else None,
-        [_ratio(text) for text in prune_ratio],
+        [parse_ratio(text, "--prune-ratio") for text in prune_ratio],
         output,
-        options=_options(option, stem, num_classes),
+        options=parse_options(option, stem, num_classes),
         start=source if sparsity_train else None,
         base=source if not sparsity_train else None,
         schema=prune_schema,
@@ -255,40 +251,6 @@ def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":
     from zoo_slim.training._sources import Data
 
     return Data(name, root, size, download)
-
-
-def _options(pairs: list[str] | None, stem: str | None, num_classes: int | None) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"--option takes key=value, not {pair!r}")
-        options[key.replace("-", "_")] = _value(value)
-    if stem is not None:
-        options["stem"] = stem
-    if num_classes is not None:
-        options["num_classes"] = num_classes
-    return options
-
-
-def _ratio(text: str) -> "Ratio":
-    if text == "auto":
-        return "auto"
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"--prune-ratio takes a share such as 0.75, or auto, not {text!r}") from None
-
-
-def _value(text: str) -> bool | int | float | str:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _show(measured: dict[str, Any], as_json: bool) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo_slim._amount import amount
 from zoo_slim.cli._options import Options, example, parse_options
-from zoo_slim.cli._output import amount, console, printable, table
+from zoo_slim.cli._output import console, printable, table
 from zoo_slim.cli._slim import CRITERIA
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo_slim._amount import amount
 from zoo_slim._errors import HubError
 from zoo_slim.checkpoint import MODEL, BaseWeights, Config
 from zoo_slim.hub._list import LIBRARY
@@ -214,9 +215,9 @@ def _row(tag: str | None, config: Config, measured: Iterable[str]) -> list[str]:
     elsewhere = f"cut from {base.repo}" if isinstance(base, BaseWeights) else "cut from the base's"
     return [
         "base" if tag is None else f"[pruned {tag}]({prefix_of(tag)[:-1]})",
-        _amount(config.metrics.get("params")),
-        _amount(config.metrics.get("macs")),
-        _amount(weights.bytes, "B") if weights else elsewhere,
+        amount(config.metrics.get("params")),
+        amount(config.metrics.get("macs")),
+        amount(weights.bytes, "B") if weights else elsewhere,
         *(_value(name, _measured(config).get(name)) for name in measured),
     ]
 
@@ -224,15 +225,6 @@ def _row(tag: str | None, config: Config, measured: Iterable[str]) -> list[str]:
 def _notes(configs: Iterable[Config]) -> list[str]:
     datasets = sorted({name for config in configs if (name := _dataset(config)) is not None})
     return [f"Measured on the test images of {', '.join(datasets)}."] if datasets else []
-
-
-def _amount(value: object, unit: str = "") -> str:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return "—"
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.2f} {letter}{unit}"
-    return f"{value:g} {unit}".rstrip()
 
 
 def _value(name: str, value: float | None) -> str:
