@@ -193,7 +193,7 @@ def test_run_only_does_what_it_is_told(called):
         (("train", "resnet18", *DATA, "--output", "x", "--epochs", "0"), "--epochs"),
         (("train", "resnet18", *DATA, "--output", "x", "--image-size", "0"), "--image-size"),
         (("train", "resnet18", *DATA, "--output", "x", "--seed", "-1"), "--seed"),
-        (("run", "resnet18", "--prune-ratio", "half", "--fine-tune"), "such as 0.75, or auto"),
+        (("run", "resnet18", "--prune-ratio", "half", "--fine-tune"), "--prune-ratio takes a share of the channels"),
         (
             ("run", "resnet18", "--sparsity", "0.1", "--penalty", "proximal"),
             "--sparsity and --penalty would have no effect",
