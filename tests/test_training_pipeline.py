@@ -1,5 +1,6 @@
 import json
 import re
+import warnings
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from zoo_slim.training import Settings, TrainingError, _pipeline, _run_all, eval
 from zoo_slim.training._after_slimming import WAYS, each_way
 from zoo_slim.training._pipeline import Data, finetune, measure, train
 from zoo_slim.training._run_all import run_all
-from zoo_slim.training._sources import example_of
+from zoo_slim.training._sources import compare_classes, example_of
 from zoo_slim.training._state import digest_of
 
 SETTINGS = Settings(epochs=1, batch_size=8, sparsity=1e-3, device="cpu", seed=1)
@@ -82,6 +83,22 @@ def test_resuming_with_another_source_is_refused(trained, data, tmp_path):
 def test_classes_must_fit(data, tmp_path):
     with pytest.raises(TrainingError, match="num_classes is 7, but fashion-mnist has 10 classes"):
         train(NAME, data, SETTINGS, tmp_path, options={"num_classes": 7})
+
+
+def test_classes_are_compared_by_number_order_and_name(data):
+    dataset = data.load()
+    names = list(dataset.classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_classes(names, dataset)
+        compare_classes((), dataset)
+    with pytest.raises(TrainingError, match="the teacher tells 9 classes apart, fashion-mnist has 10"):
+        compare_classes(names[1:], dataset, "teacher")
+    swapped = [names[0], names[2], names[1], *names[3:]]
+    with pytest.raises(TrainingError, match=r"class 1 of the model is 'Pullover', of fashion-mnist 'Trouser'.*order"):
+        compare_classes(swapped, dataset)
+    with pytest.warns(UserWarning, match="class 9 of the model is 'boot', of fashion-mnist 'Ankle boot'; is it"):
+        compare_classes([*names[:-1], "boot"], dataset)
 
 
 def test_finetuning_again_and_again_keeps_the_latest_steps(trained, data, tmp_path, monkeypatch):

@@ -326,16 +326,12 @@ def _measured(model: "nn.Module", example_input: "Tensor") -> dict[str, Any]:
 
 
 def _load_dataset(config: "Config", dataset: str, data: Path) -> "Dataset":
-    from zoo_slim._errors import DataError
     from zoo_slim.training import load_dataset
+    from zoo_slim.training._sources import compare_classes
 
     side = (config.input or {}).get("size", [3, 224, 224])[-1]
     found = load_dataset(dataset, data, side if dataset == "image-folder" else None)
-    if config.classes and len(config.classes) != len(found.classes):
-        raise DataError(
-            f"the network tells {len(config.classes)} classes apart, {found.name} has {len(found.classes)}; choose the "
-            "data set that it was trained for"
-        )
+    compare_classes(config.classes or (), found)
     return found
 
 

@@ -1,6 +1,7 @@
 """Where a training gets its data and its networks from, and whether they fit each other."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from zoo_slim.training._processes import by_main
 from zoo_slim.training._settings import TrainingError
 
 __all__ = [
-    "Data", "check_architecture", "check_classes", "example_of", "load_network", "read", "structure", "training_of",
-    "with_classes",
+    "Data", "check_architecture", "check_classes", "compare_classes", "example_of", "load_network", "read", "structure",
+    "training_of", "with_classes",
 ]  # fmt: skip
 
 
@@ -94,19 +95,33 @@ def with_classes(architecture: Any, options: dict[str, Any], dataset: Dataset) -
 
 
 def check_classes(model: nn.Module, dataset: Dataset, role: str = "model") -> None:
-    """Compare the classes that a loaded network was trained for with the data set's.
-
-    Raises:
-        TrainingError: their number differs.
-    """
+    """Compare the classes that a loaded network was trained for with the data set's, see `compare_classes`."""
     from zoo_slim.checkpoint import origin_of
 
     origin = origin_of(model)
-    if origin is not None and origin.classes and len(origin.classes) != len(dataset.classes):
+    if origin is not None:
+        compare_classes(origin.classes or (), dataset, role)
+
+
+def compare_classes(classes: Sequence[str], dataset: Dataset, role: str = "model") -> None:
+    """Compare the classes of a network, if they are known, with those of a data set. Of other names it warns.
+
+    Raises:
+        TrainingError: their number differs, or they are the same in another order.
+    """
+    theirs = tuple(dataset.classes)
+    if not classes or tuple(classes) == theirs:
+        return
+    if len(classes) != len(theirs):
         raise TrainingError(
-            f"the {role} tells {len(origin.classes)} classes apart, {dataset.name} has {len(dataset.classes)}; "
+            f"the {role} tells {len(classes)} classes apart, {dataset.name} has {len(theirs)}; "
             "choose the data set that it was trained for"
         )
+    first = next(n for n, (ours, other) in enumerate(zip(classes, theirs, strict=True)) if ours != other)
+    differ = f"class {first} of the {role} is {classes[first]!r}, of {dataset.name} {theirs[first]!r}"
+    if sorted(classes) == sorted(theirs):
+        raise TrainingError(f"{differ}: the same classes in another order; number the data set's as the {role}'s")
+    warnings.warn(f"{differ}; is it the data set that it was trained for?", stacklevel=3)
 
 
 def check_architecture(model: nn.Module, asked: str | None, source: str | Path) -> None:
