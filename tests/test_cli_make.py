@@ -142,8 +142,16 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
     assert ran.code == 0 and "before fine-tuning" in ran.out
     from zoo_slim.training import evaluate, load_dataset
 
+    data = load_dataset("fashion-mnist", tmp_path / "data")
+    checkpoint.save(
+        build_tiny(num_classes=10), tmp_path / "turned", architecture=NAME, options={"num_classes": 10},
+        classes=data.classes[::-1],
+    )  # fmt: skip
+    refused = zoo_slim("slim", "turned", *words[2:])
+    assert refused.code == 1 and "the same classes in another order" in " ".join(refused.err.split())
+
     model = loading.load(f"local-dir:{tmp_path / 'ten'}", "0.25")
-    expected = evaluate(model, load_dataset("fashion-mnist", tmp_path / "data"))["accuracy"]
+    expected = evaluate(model, data)["accuracy"]
     assert checkpoint.origin_of(model).metrics["test_accuracy"] == expected
 
 

@@ -77,6 +77,7 @@ def test_train(called):
         ("~/data", "data"),
         ("C:\\Users\\ann\\data", "data"),
         ("--output=/home/ann/runs/x", "--output=x"),
+        ("-o/home/ann/runs/x", "-ox"),
         ("local-dir:/home/ann/model", "local-dir:model"),
         ("--teacher=local-dir:~/model", "--teacher=local-dir:model"),
         ("hf-hub:ann/net@v1", "hf-hub:ann/net@v1"),

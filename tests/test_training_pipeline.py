@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import warnings
@@ -101,6 +102,17 @@ def test_classes_are_compared_by_number_order_and_name(data):
         compare_classes([*names[:-1], "boot"], dataset)
 
 
+def test_the_classes_of_networks_and_teachers_are_compared(trained, data, tmp_path):
+    dataset = data.load()
+    turned = dataclasses.replace(dataset, classes=dataset.classes[::-1])
+    with pytest.raises(TrainingError, match=r"of the model is 'T-shirt/top'.*another order"):
+        measure(trained, turned)
+    with pytest.raises(TrainingError, match=r"of the model is 'T-shirt/top'.*another order"):
+        finetune(trained, turned, SETTINGS, tmp_path)
+    with pytest.raises(TrainingError, match=r"of the teacher is 'T-shirt/top'.*another order"):
+        train(NAME, turned, SETTINGS, tmp_path, options=OPTIONS, teacher=trained)
+
+
 def test_finetuning_again_and_again_keeps_the_latest_steps(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: [{"seconds": 1.0}])
     source = trained
@@ -190,7 +202,7 @@ def test_all_in_one(trained, data, tmp_path):
         "after_slimming": "both",
         "distill": True,
         "dtype": "float16",
-        "command": "zoo-slim run --data /home/me/data",
+        "command": "zoo-slim run --data data",
     }
     summary = run_all(None, data, SETTINGS, tuning, [0.5], folder, **options)
     assert summary == json.loads((folder / "summary.json").read_text())
@@ -233,7 +245,7 @@ def test_all_in_one(trained, data, tmp_path):
     assert f"{100 * again.metrics['test_accuracy']:.2f}" == row[7] and "94.80" in row
     assert re.fullmatch(r"1, \d+ \+ 1, \d+", row[13])
     assert "| resnet18 | not trained |" in page and "| vgg11_bn | not trained |" in page
-    assert "    zoo-slim run --data data\n    zoo-slim finetune x\n" in page and "/home" not in page
+    assert "    zoo-slim run --data data\n    zoo-slim finetune x\n" in page
     assert "| resnet18 | 0.5 |" not in table.page(tmp_path / "runs")
 
 

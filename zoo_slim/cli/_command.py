@@ -16,8 +16,9 @@ def recorded_command() -> str:
 
 
 def _shortened(word: str) -> str:
-    """Cut an absolute path, alone or behind ``--option=`` or ``local-dir:``; no web address."""
-    found = re.fullmatch(r"((?:[\w-]+[=:])*?)((?:~|(?:[A-Za-z]:)?[\\/](?!/)).*)", word, re.DOTALL)
+    """Cut an absolute path, alone or behind ``--option=``, ``-o`` or ``local-dir:``; no web address."""
+    before, path = r"(-[A-Za-z]|(?:[\w-]+[=:])*?)", r"((?:~|(?:[A-Za-z]:)?[\\/](?!/)).*)"
+    found = re.fullmatch(before + path, word, re.DOTALL)
     if found is None:
         return word
     return found[1] + (re.split(r"[\\/]", found[2].rstrip("\\/"))[-1] or found[2])

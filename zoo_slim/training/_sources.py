@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo_slim.training._data import Dataset, load_dataset
-from zoo_slim.training._processes import by_main
+from zoo_slim.training._processes import by_main, is_main
 from zoo_slim.training._settings import TrainingError
 
 __all__ = [
@@ -121,7 +121,8 @@ def compare_classes(classes: Sequence[str], dataset: Dataset, role: str = "model
     differ = f"class {first} of the {role} is {classes[first]!r}, of {dataset.name} {theirs[first]!r}"
     if sorted(classes) == sorted(theirs):
         raise TrainingError(f"{differ}: the same classes in another order; number the data set's as the {role}'s")
-    warnings.warn(f"{differ}; is it the data set that it was trained for?", stacklevel=3)
+    if is_main():
+        warnings.warn(f"{differ}; is it the data set that it was trained for?", stacklevel=3)
 
 
 def check_architecture(model: nn.Module, asked: str | None, source: str | Path) -> None:
