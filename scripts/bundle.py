@@ -1,11 +1,11 @@
 """Put a fine-tuned slim network into the zoo that comes with the package. For maintainers.
 
-    python scripts/bundle.py BASE SLIM --dataset fashion-mnist --data FOLDER
+    python scripts/bundle.py BASE SLIM --dataset cifar10 --data FOLDER
 
 BASE and SLIM are checkpoint folders: the trained network, and the slim one made from it. Writes
-``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, the model card beside it and, where the licence of the
-data set lets us, ``samples/``. All accuracies are measured here, on all test images; the slim network's after it was
-read back from the file in half precision.
+``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, and the model card beside it; what is in ``samples/``
+stays as it is. All accuracies are measured here, on all test images; the slim network's after it was read back from the
+file in half precision.
 """
 
 import argparse
@@ -15,20 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from zoo_slim import checkpoint
-from zoo_slim.cli._samples import FOLDER, FORMAT, INDEX, VERSION
 from zoo_slim.hub._card import Facts, write_card
 from zoo_slim.slimming import count_macs, count_params
-from zoo_slim.training import Dataset, ImageTensors, evaluate, load_dataset
+from zoo_slim.training import Dataset, evaluate, load_dataset
 from zoo_slim.training._evaluate import protocol
 
 DATASETS = ("cifar10", "fashion-mnist", "mnist")
-SOURCES = {"fashion-mnist": "Fashion-MNIST test images (Zalando SE, MIT licence)"}
-"""Data sets whose images may be given away with the package."""
-BORDER = {"fashion-mnist": 2}
-"""Pixels that zoo_slim's data sets add on each side of the original images."""
 
 
 def main() -> None:
@@ -51,7 +45,7 @@ def main() -> None:
 
 
 def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None = None) -> Path:
-    """Write the variant, the card and samples; return the variant's folder.
+    """Write the variant and the card; return the variant's folder.
 
     Args:
         base: folder of the trained network.
@@ -85,9 +79,6 @@ def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None
         base=base_metrics,
         training=training,
     )
-    if data.name in SOURCES:
-        assert isinstance(data, ImageTensors), "samples are taken from data sets that are held in memory"
-        write_samples(data, home / FOLDER)
     write_readme(home)
     return folder
 
@@ -100,24 +91,6 @@ def write_readme(home: Path) -> None:
         tag: checkpoint.read_config(home / f"{checkpoint.VARIANT_PREFIX}{tag}") for tag in checkpoint.variants(home)
     }
     readme.write_text(write_card(old, configs, Facts(f"zoo-slim/{home.name}")), encoding="utf-8")
-
-
-def write_samples(data: ImageTensors, folder: Path) -> None:
-    """Write the first test image of each class as a PNG, and their index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    images = []
-    for label, name in enumerate(data.classes):
-        first = int((data.test_labels == label).nonzero()[0])
-        pixels = data.test_images[first]
-        border = BORDER.get(data.name, 0)
-        pixels = pixels[:, border : pixels.shape[1] - border, border : pixels.shape[2] - border]
-        grey = bool((pixels == pixels[:1]).all())
-        picture = Image.fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).contiguous().numpy())
-        file = f"{label}.png"
-        picture.save(folder / file, optimize=True)
-        images.append({"file": file, "label": name})
-    index = {"format": FORMAT, "version": VERSION, "source": SOURCES[data.name], "images": images}
-    (folder / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _metrics(model: torch.nn.Module, data: Dataset) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hub_server import Hub  # noqa: E402
 from test_hub_load import a_model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "hub.md"
-REPO = "me/resnet18-fashion-mnist"
+REPO = "me/resnet18-cifar10"
 PYTHON = f'python -c \'import zoo_slim; print(zoo_slim.load("hf-hub:{REPO}@v1", pruned="0.75").conv1)\''
 
 SHELLS = (

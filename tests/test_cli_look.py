@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,6 +313,16 @@ def test_samples_of_a_base_and_its_variant(zoo):
     assert [sample.label for sample in samples] == list(CLASSES) and source == "noise"
     assert read_samples(zoo / NAME)[0] == samples
     assert read_samples(zoo) == ([], "")
+
+
+def test_samples_that_come_with_the_package_are_of_the_networks_classes():
+    bundled = Path(checkpoint.__file__).parent.parent / "zoo"
+    folders = [file.parent for file in bundled.glob("*/*/config.json")]
+    assert folders
+    for folder in folders:
+        samples, source = read_samples(folder)
+        assert {sample.label for sample in samples} <= set(checkpoint.read_config(folder).classes), folder
+        assert source and all(read_image(sample.file).size == (32, 32) for sample in samples)
 
 
 @pytest.mark.parametrize("tag", [None, "0.5"])
