@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim import PruningResult, PruningSchema
+from zoo_slim._containers import tensors_in
 from zoo_slim.tracing import call_model
-from zoo_slim.tracing._interpreter import tensors_in
 
 __all__ = ["difference", "doubled", "drawn", "outputs", "zeroed"]
 

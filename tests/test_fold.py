@@ -193,6 +193,15 @@ def test_padding_is_right_in_the_interior_only():
     assert (given - full).abs().max() > 1e-3
 
 
+def test_a_strided_transposed_convolution_is_left():
+    model = sparse(
+        nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.BatchNorm2d(8))
+    )
+    _, result = slim(model, ratio=0.45, example_input=IMAGES)
+    _, folding = fold_constants(model, result, IMAGES)
+    assert "from position to position" in folding.left["3.weight"] and not folding.targets
+
+
 def test_borders_do_not_hide_in_a_pooling_that_counts_its_padding():
     model = sparse(
         nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(3, 1, 1), cnn(8, 5)),

@@ -159,11 +159,18 @@ def test_macs_by_hand():
         ({"params": 0}, "params=0"),
         ({"macs": -5}, "macs=-5"),
         ({"params": True}, "params=True"),
+        ({"params": "0.5"}, "params='0.5'"),
         ({"params": 3}, "cannot be met.*minimum"),
         ({"macs": 1e-9}, "cannot be met"),
         ({"ratio": 0.5, "criterion": "l3"}, "'l3'.*bn_scale, l1, l2, random"),
         ({"ratio": 0.5, "criterion": lambda model, schema: np.zeros(3)}, r"shape \(3,\) for 8 channels"),
+        ({"ratio": 0.5, "criterion": None}, "criterion=None"),
         ({"ratio": 0.5, "rounding": "ten"}, "rounding 'ten'"),
+        ({"ratio": 0.5, "minimum": 8.0}, "minimum=8.0"),
+        ({"ratio": 0.5, "minimum": "8"}, "minimum='8'"),
+        ({"ratio": 0.5, "minimum": -3}, "minimum=-3"),
+        ({"ratio": 0.5, "minimum": float("nan")}, "minimum=nan"),
+        ({"ratio": 0.5, "schema": "s.json"}, "schema='s.json'.*read_schema"),
         ({"ratio": 0.5, "example_input": torch.rand(2, 7, 8, 8)}, "cannot be traced"),
         ({"ratio": 0.5, "example_input": None}, "example_input=torch.zeros"),
     ],
@@ -171,6 +178,15 @@ def test_macs_by_hand():
 def test_errors_say_what_was_wrong(options, message):
     with pytest.raises(SlimmingError, match=message):
         slim(chain(8), **{"example_input": IMAGE, **options})
+
+
+def test_budgets_and_scores_may_be_numbers_of_numpy():
+    slimmed, _ = slim(chain(8, 16), params=np.float32(0.5), minimum=np.int64(2), example_input=IMAGE)
+    assert count_params(slimmed) <= count_params(chain(8, 16)) / 2
+    lowest = np.where(np.arange(24) % 3 == 0, -np.inf, np.arange(24.0))
+    _, result = slim(chain(8, 16), ratio=1 / 3, criterion=lambda model, schema: lowest, minimum=2, example_input=IMAGE)
+    assert sum(len(result.kept[name][0]) for name in ("0.weight", "3.weight")) == 16
+    assert result.kept["0.weight"][0].tolist() == [1, 2, 4, 5, 7]
 
 
 def test_a_criterion_with_nothing_to_say_is_an_error():

@@ -1,13 +1,14 @@
 """Which channels of the original network each tensor of the slim network keeps, and which blocks are gone."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import copy_of, unwrap
 from zoo_slim._replacement import conflict, is_within, replacement
 
 __all__ = ["Attribute", "PruningResult", "apply_result", "set_attributes", "slice_tensor"]
@@ -116,7 +117,8 @@ def slice_tensor(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
 
 
 def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
-    """Return the slim network. ``model`` stays as it is and shares no memory with it.
+    """Return the slim network. ``model`` stays as it is and shares no memory with it; of one in DataParallel or
+    `torch.compile`, the network inside is slimmed.
 
     Shared parameters stay shared, gradients stay behind. Works on meta tensors, without allocating anything.
 
@@ -124,6 +126,7 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         SlimmingError: the result names a tensor, module or attribute that the model does not have, or that lies in a
             block that it removes.
     """
+    model = unwrap(model)
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -132,7 +135,7 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         if name not in tensors:
             raise SlimmingError(f"the pruning result names {name!r}, which this {type(model).__name__} does not have")
     modules = dict(model.named_modules())
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     if (inside := conflict((*result.kept, *result.attributes), result.removed)) is not None:
         raise SlimmingError(f"the pruning result names {inside[0]!r}, which lies in {inside[1]!r}, which it removes")
     for name, becomes in result.removed.items():
@@ -156,7 +159,7 @@ def apply_result(model: nn.Module, result: PruningResult) -> nn.Module:
         except SlimmingError as error:
             raise SlimmingError(f"{name}: {error}") from None
         memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
-    slim = copy.deepcopy(model, memo)
+    slim = copy_of(model, memo)
     slim.zero_grad()
     set_attributes(slim, result)
     return slim

@@ -129,7 +129,11 @@ class PruningSchema:
         axes: Axes = {}
         for name, layer in self.layers.items():
             module = _module(modules, name)
-            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+            own = dict(module.named_parameters(recurse=False))  # getattr would compute parametrised ones
+            weight, bias = own.get("weight"), own.get("bias")
+            depthwise = layer.outputs is None and layer.inputs is not None and len(layer.inputs) == layer.groups > 1
+            if weight is None and depthwise:
+                continue  # parametrised: only its number of groups follows
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
             reads, writes = (0, 1) if layer.transposed else (1, 0)

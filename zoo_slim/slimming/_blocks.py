@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo_slim._containers import with_tensors
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import copy_of
 from zoo_slim._replacement import REPLACEMENTS, Zeros, is_within
 from zoo_slim.slimming._select import Keep
 from zoo_slim.slimming._verify import randomize
@@ -187,7 +189,7 @@ def _observe(model: nn.Module, example: Example) -> tuple[dict[str, list[_Call]]
         return _observe_on(meta_copy(model), to_device(example, "meta"))
     except Exception:
         try:
-            return _observe_on(copy.deepcopy(model), example)
+            return _observe_on(copy_of(model), example)
         except Exception as error:
             raise SlimmingError(
                 f"{type(model).__name__} does not run on the example input: {error}. Check that it is what the model "
@@ -247,15 +249,13 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _random(value: Any, generator: torch.Generator) -> Any:
     """The same arguments with random numbers in float64, and zeros in tensors of other kinds."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            return torch.randn(value.shape, dtype=torch.float64, generator=generator)
-        return torch.zeros(value.shape, dtype=value.dtype)
-    if type(value) in (list, tuple):
-        return type(value)(_random(item, generator) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _random(item, generator) for key, item in value.items()}
-    return value
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    return with_tensors(value, change)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,14 +36,14 @@ class Budget:
     """
 
     def __init__(self, probe: nn.Module, limit: int | float, unit: str, example: Example) -> None:
-        if isinstance(limit, bool) or not 0 < limit < math.inf:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float, np.number)) or not 0 < limit < math.inf:
             raise SlimmingError(
-                f"{unit}={limit} is no budget: give a number to keep at most, such as 2_000_000, "
+                f"{unit}={limit!r} is no budget: give a number to keep at most, such as 2_000_000, "
                 "or a share below 1 of what there is, such as 0.5"
             )
         self._probe, self._macs, self._example = probe, unit == "macs", example
         self._whole = self._cost(PruningResult())
-        self._target = limit * self._whole if isinstance(limit, float) and limit < 1 else float(limit)
+        self._target = float(limit) * (self._whole if limit < 1 else 1)
 
     def allows(self, result: PruningResult) -> bool:
         """Whether the network that the result gives costs no more."""

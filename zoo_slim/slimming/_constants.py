@@ -1,6 +1,6 @@
 """What removed channels still emitted: constants, measured where they were read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from zoo_slim._containers import tensors_in, with_tensors
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import model_tensors
 from zoo_slim.tracing import Example, call_model, to_device
-from zoo_slim.tracing._interpreter import tensors_in
 
 __all__ = ["Reader", "find_readers"]
 
@@ -48,6 +48,7 @@ class Reader:
         constant: which of them emit a constant, bool ``[R]``.
         shift: what these add to each output channel, float64 ``[O]``; away from padded borders.
         at_borders: whether they add something else near the borders.
+        strided: whether it is a transposed convolution with a stride, whose neighbouring outputs see other taps.
         norm: the name of a running mean, where all that uses the output is one BatchNorm with that mean.
     """
 
@@ -59,6 +60,7 @@ class Reader:
     constant: Tensor = field(repr=False)
     shift: Tensor | None = None
     at_borders: bool = False
+    strided: bool = False
     norm: str | None = None
 
 
@@ -205,7 +207,9 @@ class _Watch(TorchFunctionMode):
 
         values = sample.movedim(axis, 0).index_select(0, removed)
         unknown = torch.zeros(len(removed), dtype=torch.bool)
-        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown)
+        stride = _argument(args, kwargs, 3, "stride") if transposed else None
+        strided = any(step > 1 for step in (stride if isinstance(stride, Sequence) else [stride or 1]))
+        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown, strided=strided)
         self.readers.append(reader)
         self._outputs[id(output)] = (output, reader, [])
 
@@ -214,12 +218,13 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, key:
     return args[place] if place < len(args) else kwargs.get(key)
 
 
-def _random(value: Any, generator: torch.Generator) -> Any:
+def _random(example: Example, generator: torch.Generator) -> Example:
     """The same arguments with random numbers in float64; what is no number of that kind stays."""
-    if isinstance(value, Tensor):
-        if not value.is_floating_point():
-            return value
-        return torch.randn(value.shape, dtype=torch.float64, generator=generator)
-    if isinstance(value, Mapping):
-        return {key: _random(item, generator) for key, item in value.items()}
-    return type(value)(_random(item, generator) for item in value) if type(value) in (list, tuple) else value
+
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+
+    drawn: Example = with_tensors(example, change)
+    return drawn

@@ -18,6 +18,8 @@ def schema_for(model: nn.Module, schema: PruningSchema | None, example_input: Ex
     """
     if schema is None:
         return _bundled_schema(model) or trace(model, example_of(model) if example_input is None else example_input)
+    if not isinstance(schema, PruningSchema):
+        raise SlimmingError(f"schema={schema!r} is no PruningSchema: read a file with zoo_slim.schema.read_schema")
     schema.check(model)
     return schema
 

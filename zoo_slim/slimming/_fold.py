@@ -117,6 +117,8 @@ def _targets(
         target = calls[0].bias or calls[0].norm
         if not any(reader.constant.any() for reader in calls):
             left[weight] = "what it reads of removed channels is not constant"
+        elif calls[0].strided and calls[0].at_borders:
+            left[weight] = "it is a strided transposed convolution, which adds something else from position to position"
         elif any((call.bias or call.norm) != target or not _same(call.shift, calls[0].shift) for call in calls):
             left[weight] = "it is called several times, on different constants"
         elif target is None:

@@ -112,8 +112,9 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a module by name; a parametrised one by the part of it that has its shape."""
     for local, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         yield local, tensor
-        for suffix in ("_orig", "_v"):
-            if local.endswith(suffix):
-                yield local.removesuffix(suffix), tensor
+        for suffix, partner in (("_orig", ""), ("_v", "_g")):  # of spectral_norm and pruning, of weight_norm
+            base = local.removesuffix(suffix)
+            if base != local and (not partner or hasattr(module, base + partner)):
+                yield base, tensor
     for local, parts in getattr(module, "parametrizations", {}).items():
         yield local, max(parts.parameters(recurse=False), key=lambda part: part.numel())

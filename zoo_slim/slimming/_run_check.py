@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import nn
 
+from zoo_slim._containers import tensors_in
 from zoo_slim._errors import SlimmingError
 from zoo_slim.tracing import Example, call_model, to_device
-from zoo_slim.tracing._interpreter import tensors_in
 
 __all__ = ["fault", "run_check"]
 

@@ -1,6 +1,5 @@
 """Find a criterion, and score the channels of a model by it."""
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo_slim import _plugins
 from zoo_slim._errors import SlimmingError, ZooSlimError
+from zoo_slim._networks import copy_of
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._criteria import Criterion, Scores
 from zoo_slim.tracing import Example, call_model
@@ -74,7 +74,8 @@ def score(model: nn.Module, schema: PruningSchema, criterion: str | Criterion) -
     if schema.channels and np.isnan(scores).all():
         raise SlimmingError(
             f"the criterion scores none of the {schema.channels} channels of this {type(model).__name__}, so that "
-            "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 score any layer's weights."
+            "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 need "
+            "layers whose weights are not parametrised."
         )
     return scores
 
@@ -102,7 +103,7 @@ def over_batches(
     """
 
     def averaged(model: nn.Module, schema: PruningSchema) -> Scores:
-        probe = copy.deepcopy(model).eval()
+        probe = copy_of(model).eval()
         total, count = np.zeros(schema.channels), 0
         for inputs, targets in batches:
             probe.zero_grad()

@@ -47,7 +47,7 @@ def rounded(keep: int, width: int, rounding: str) -> int:
 
 
 def _minimum(group: Group, minimum: int | float) -> int:
-    least = minimum if isinstance(minimum, int) else max(int(group.width * minimum), 2)
+    least = minimum if isinstance(minimum, (int, np.integer)) else max(int(group.width * minimum), 2)
     return min(group.width, max(1, group.minimum if group.minimum is not None else least))
 
 
@@ -71,11 +71,14 @@ def select(
         allow_inexact: also remove channels for which removal does not equal masking.
 
     Raises:
-        SlimmingError: a ratio out of range, or an unknown rounding.
+        SlimmingError: a ratio or a minimum out of range, or an unknown rounding.
     """
     rounding = schema.rounding if rounding is None else rounding
     if rounding not in ("none", "eight", "two_pow"):
         raise SlimmingError(f"rounding {rounding!r} is unknown: give 'none', 'eight' or 'two_pow'")
+    is_count = isinstance(minimum, (int, np.integer)) and not isinstance(minimum, bool) and minimum >= 0
+    if not is_count and not (isinstance(minimum, (float, np.floating)) and 0 <= minimum <= 1):
+        raise SlimmingError(f"minimum={minimum!r} is neither a number of channels nor a share: give 8, or 0.02")
     keep, units, unit_score = by_threshold(schema, scores, ratio, allow_inexact)
     _restore(keep, units, unit_score, schema, minimum, rounding)
     return keep
@@ -117,7 +120,7 @@ def by_threshold(
 
 def _remove_lowest(keep: Keep, units: Ids, unit_score: Scores, among: Ids, ratio: float) -> None:
     """Remove whole units, lowest first, while no more than ``ratio`` of ``among`` is gone."""
-    among = among[np.isfinite(unit_score[among])]
+    among = among[unit_score[among] < np.inf]
     order = among[np.lexsort((units[among], unit_score[among]))]
     budget = int(len(among) * ratio + 1e-9)
     if not budget:

@@ -1,5 +1,6 @@
 """Slimming: score, select, remove."""
 
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._budget import MOST, Budget
@@ -46,7 +48,8 @@ def slim(
     which or how many blocks to remove; no channels go then besides theirs.
 
     Args:
-        model: the network, usually after sparsity training.
+        model: the network, usually after sparsity training; of one in DataParallel or `torch.compile`, the network
+            inside.
         ratio: the share of all scored channels to remove, ``0 <= ratio < 1``; or ``"auto"``: as far as
             `fold_constants` and `recalibrate` make up for it, see `find_cliff`.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
@@ -74,6 +77,7 @@ def slim(
     """
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
     _check_arguments(given, remove_blocks, criterion)
+    model = unwrap(model)
     if example_input is None:
         example_input = example_of(model)
     schema = schema_for(model, schema, example_input)
@@ -94,7 +98,7 @@ def slim(
 
     def without_dead_blocks(share: float) -> PruningResult:
         keep, _, unit_scores = by_threshold(schema, scores, share, allow_inexact)
-        removed = removal.dead(schema, keep, np.isfinite(unit_scores))
+        removed = removal.dead(schema, keep, unit_scores < np.inf)
         return result_from_keep(probe, without(schema, removed), choose(schema, scores, share)).removing(removed)
 
     attempt: Callable[[float], PruningResult] = partial(without_blocks, {})
@@ -112,6 +116,10 @@ def slim(
         else:
             attempt = partial(without_blocks, removal.named(remove_blocks))
     result = attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
+    if ratio and not result.kept and not result.removed:
+        held = any(group.inexact for group in schema.groups.values()) and not allow_inexact
+        reason = "what could go is inexact (allow_inexact=True)" if held else "no channel of it may go"
+        warnings.warn(f"ratio={ratio:g} removed nothing of this {type(model).__name__}: {reason}", stacklevel=2)
     run_check(apply_result(probe, result), probe, example_input)
     return remove(model, result), result
 
@@ -120,6 +128,8 @@ def _check_arguments(given: Mapping[str, object], remove_blocks: object, criteri
     rules = {"dead": ("ratio", "params", "macs"), "needed": ("params", "macs")}
     if len(given) > 1 or (not given and remove_blocks is None):
         raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    if not isinstance(criterion, str) and not callable(criterion):
+        raise SlimmingError(f"criterion={criterion!r} is neither the name of a criterion nor a function")
     if isinstance(ratio := given.get("ratio"), str):
         if ratio != "auto":
             raise SlimmingError(f"ratio={ratio!r} is no share of channels: give 0 <= ratio < 1, or 'auto'")
@@ -153,7 +163,7 @@ def _at(growing: Sequence[Mapping[str, str]], count: int) -> Mapping[str, str]:
 def remove(model: nn.Module, result: PruningResult) -> nn.Module:
     """Apply a result, and note in the slim network's origin what was kept, and of what."""
     slim_model = apply_result(model, result)
-    origin = getattr(model, "zoo_slim_origin", None)
+    origin = getattr(unwrap(model), "zoo_slim_origin", None)
     if origin is not None:
         slim_model.zoo_slim_origin = replace(
             origin,

@@ -3,18 +3,22 @@
 import copy
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from zoo_slim._containers import tensors_in, with_tensors
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import copy_of, unwrap
 from zoo_slim._replacement import is_within
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.slimming._cost import count_params
 from zoo_slim.tracing import Example, Trace, call_model, run_trace
-from zoo_slim.tracing._interpreter import tensors_in
 
 __all__ = ["TOLERANCE", "Verification", "randomize", "training_step", "verify"]
 
@@ -59,27 +63,64 @@ def verify(
     Args:
         model: the original network.
         result: what was kept of it.
-        example_input: what to call it with, any floating dtype.
+        example_input: what to call it with, any floating dtype. What the forward itself would cast to another one stays
+            in float64. The outputs must hold numbers: of all floating, complex, integer and boolean ones the magnitude
+            of the difference counts.
         trace: a trace of ``model``, if one is at hand.
 
     Raises:
-        SlimmingError: the result does not fit the model, or the model cannot be traced.
+        SlimmingError: the result does not fit the model, the model cannot be traced, one of the two does not run in
+            float64, or there is nothing to compare.
     """
+    model = unwrap(model)
     start = time.perf_counter()
     facts = trace or run_trace(model, example_input)
     seconds = time.perf_counter() - start
-    example = _double(example_input)
-    original = copy.deepcopy(model).double().eval()
-    with torch.no_grad():
+    example = with_tensors(example_input, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    original = copy_of(model).double().eval()
+    with torch.no_grad(), _InDouble():
         slim = apply_result(original, result)
         zero_blocks(original, result)
         mask_readers(original, result, facts.reads)
-        worst = _difference(tensors_in(call_model(slim, example)), tensors_in(call_model(original, example)))
+        expected = _outputs(original, example, "masked original")
+        if not any(out.numel() for out in expected):
+            raise SlimmingError(
+                f"nothing to compare: {type(model).__name__} returns no numbers on the example input. Give one on "
+                "which it does"
+            )
+        worst = _difference(_outputs(slim, example, "slim network"), expected)
         compared = facts.training is None and not _draws_random_numbers(original, example)
         if compared:
             found, expected = (_training_outputs(network, example) for network in (slim, original))
             worst = max(worst, _difference(found, expected))
     return Verification(worst, count_params(model), count_params(slim), seconds, compared)
+
+
+class _InDouble(TorchFunctionMode):
+    """Keeps a forward in float64 that casts to another floating dtype."""
+
+    _CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+    _NARROWER = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        args = tuple(map(self._widened, args))
+        return (Tensor.double if func in self._CASTS else func)(
+            *args, **{name: self._widened(value) for name, value in (kwargs or {}).items()}
+        )
+
+    def _widened(self, value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in self._NARROWER else value
+
+
+def _outputs(network: nn.Module, example: Example, what: str) -> list[Tensor]:
+    try:
+        return tensors_in(call_model(network, example))
+    except Exception as error:
+        raise SlimmingError(
+            f"the {what} does not run in float64 on the example input: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
@@ -109,7 +150,9 @@ def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
         raise SlimmingError("the slim network's outputs have other shapes than the original's")
     worst = 0.0
     for one, other in zip(found, expected, strict=True):
-        if other.is_floating_point() and other.numel():
+        if other.numel():
+            if not (other.is_floating_point() or other.is_complex()):
+                one, other = one.double(), other.double()
             scale = float(other.abs().max()) or 1.0
             difference = float((one - other).abs().max()) / scale
             worst = max(worst, difference if difference == difference else float("inf"))
@@ -170,11 +213,3 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             continue
         tensor.copy_(value)
     return model
-
-
-def _double(example: Example) -> Example:
-    if isinstance(example, Tensor):
-        return example.double() if example.is_floating_point() else example
-    if isinstance(example, dict):
-        return {name: _double(value) for name, value in example.items()}
-    return tuple(_double(value) if isinstance(value, Tensor) else value for value in example)

@@ -4,8 +4,11 @@ Sizes asked of a tensor, and integers that modules hold as attributes, are given
 computes from them, and where it uses them, says how sizes of the slim network must follow each other.
 """
 
+import math
+import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +18,7 @@ from zoo_slim.tracing._ids import Ids
 if TYPE_CHECKING:
     from zoo_slim.tracing._sizes import SizeRules
 
-__all__ = ["Dim", "Term"]
+__all__ = ["Dim", "Term", "held_by_readers"]
 
 
 class Term(NamedTuple):
@@ -242,5 +245,30 @@ def _bind_equal(one: Dim, other: Dim) -> None:
 for _name in ("truediv", "rtruediv", "rfloordiv", "rmod", "divmod", "rdivmod", "pow", "rpow", "abs", "int", "float",
               "round", "trunc", "ceil", "floor", "lshift", "rshift", "and", "or", "xor"):  # fmt: skip
     setattr(Dim, f"__{_name}__", _number(f"__{_name}__"))
+for _name in ("bit_length", "bit_count", "as_integer_ratio", "to_bytes", "conjugate"):
+    setattr(Dim, _name, _number(_name))
+for _name in ("numerator", "real"):
+    setattr(Dim, _name, property(_number("__int__")))
+_READERS = ((math, "log"), (math, "log2"), (math, "log10"), (math, "isqrt"), (operator, "index"))
+"""Functions in C that read an int's digits without asking it."""
+
+
+@contextmanager
+def held_by_readers() -> Iterator[None]:
+    """Let these functions hold the sizes they are given."""
+
+    def asking(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *values: function(*(int(value) if isinstance(value, Dim) else value for value in values))
+
+    before = [(module, name, getattr(module, name)) for module, name in _READERS]
+    try:
+        for module, name, function in before:
+            setattr(module, name, asking(function))
+        yield
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
+
+
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Dim, f"__{_name}__", _comparison(f"__{_name}__"))

@@ -1,11 +1,10 @@
 """Runs every ATen operation of a forward pass, and its rule after it."""
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo_slim.tracing import _layers, _views  # noqa: F401  (they register their rules)
@@ -73,26 +72,3 @@ class Interpreter(TorchDispatchMode):
         twin = getattr(torch.ops.aten, name.removeprefix("aten::").rstrip("_"), None)
         overloads = [func, *(getattr(twin, overload) for overload in (twin.overloads() if twin else ()))]
         return pointwise if any(torch.Tag.pointwise in overload.tags for overload in overloads) else None
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested containers, named tuples and dataclass-like outputs included."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-
-    def visit(part: Any) -> None:
-        if isinstance(part, Tensor):
-            found.append(part)
-        elif id(part) not in seen and not isinstance(part, (str, bytes, int, float, type, ModuleType, nn.Module)):
-            seen.add(id(part))
-            if isinstance(part, dict):
-                items = list(part.values())
-            elif isinstance(part, (list, tuple, set)):
-                items = list(part)
-            else:
-                items = list(vars(part).values()) if hasattr(part, "__dict__") else []
-            for item in items:
-                visit(item)
-
-    visit(value)
-    return found

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo_slim._networks import computed_attributes, copy_of
+
 __all__ = ["meta_copy"]
 
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None), type, torch.dtype, torch.device})
@@ -19,12 +21,16 @@ def meta_copy(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(_empty(parameter), parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = _empty(buffer)
+    for tensor in computed_attributes(model):
+        memo[id(tensor)] = _empty(tensor)
     ordinary = [module for module in model.modules() if _is_ordinary(type(module))]
     for module in ordinary:
         memo[id(module)] = object.__new__(type(module))
     for module in ordinary:
-        vars(memo[id(module)]).update({name: _copied(value, memo) for name, value in vars(module).items()})
-    return copy.deepcopy(model, memo)
+        # What `nn.Module.compile` leaves there is bound to the original.
+        held = {name: value for name, value in vars(module).items() if name != "_compiled_call_impl"}
+        vars(memo[id(module)]).update({name: _copied(value, memo) for name, value in held.items()})
+    return copy_of(model, memo)
 
 
 def _empty(tensor: Tensor) -> Tensor:

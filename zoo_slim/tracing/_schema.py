@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from zoo_slim._networks import unwrap
 from zoo_slim._union_find import Ids
 from zoo_slim.schema import Group, Layer, PruningSchema, fingerprint
 from zoo_slim.tracing._trace import Example, Trace, run_trace
@@ -21,7 +22,7 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
     Both run on meta tensors: no weights are read or allocated, and ``model`` is neither run nor changed.
 
     Args:
-        model: any module.
+        model: any module; of one in DataParallel or `torch.compile`, the network inside.
         example_input: what to call it with: a tensor, a tuple of positional or a mapping of keyword arguments. Use a
             batch of at least 2: a batch of 1 cannot be told from a channel axis of size 1.
         architecture: a name to record in the schema.
@@ -29,6 +30,7 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
     Raises:
         SlimmingError: the model's forward does not run on the example input.
     """
+    model = unwrap(model)
     found = run_trace(model, example_input)
     if found.training is not None:
         warnings.warn(
@@ -49,8 +51,9 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
     parameters = {name: dict(places) for name, places in axes.items()}
     for name, module in model.named_modules():
         key = f"{name}.weight" if name else "weight"
-        weight = getattr(module, "weight", None)
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        parameters_of = dict(module.named_parameters(recurse=False))  # getattr would compute parametrised ones
+        weight = parameters_of.get("weight")
+        own = [*parameters_of.items(), *module.named_buffers(recurse=False)]
         names = {local: f"{name}.{local}" if name else local for local, _ in own}
         if isinstance(weight, nn.Parameter) and weight.ndim >= 2 and hasattr(module, "bias") and name:
             places = axes.get(key, {})

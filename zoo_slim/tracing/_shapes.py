@@ -220,6 +220,7 @@ _CONTEXTS: dict[Any, Callable[["ShapeArguments", Arguments, Options], ShapeConte
     functional.multi_head_attention_forward: _attention,
 }  # fmt: skip
 _SHAPE, _DATA = Tensor.shape.__get__, Tensor.data.__get__  # type: ignore[attr-defined]
+_BYTES = Tensor.nbytes.__get__  # type: ignore[attr-defined]
 _LEAVES = frozenset(
     {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
      Tensor.__len__, Tensor.stride}
@@ -250,6 +251,8 @@ class ShapeArguments(TorchFunctionMode):
             return torch.Size(sizes) if given is None else sizes[given]
         if func in (Tensor.numel, Tensor.nelement, torch.numel):
             return _product(self.sizes(args[0] if args else kwargs["input"]))
+        if func == _BYTES:
+            return _product(self.sizes(args[0])) * args[0].element_size()
         if func in _LEAVES:
             self._leave(func, args[0])
         if func in _CONTEXTS:

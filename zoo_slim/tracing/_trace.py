@@ -1,7 +1,6 @@
 """One forward pass in each mode, and the facts it gave."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo_slim._containers import tensors_in, with_tensors
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import copy_of
 from zoo_slim.tracing._attributes import follow_attributes
+from zoo_slim.tracing._dims import held_by_readers
 from zoo_slim.tracing._ids import Ids
-from zoo_slim.tracing._interpreter import Interpreter, tensors_in
+from zoo_slim.tracing._interpreter import Interpreter
 from zoo_slim.tracing._labels import full_ids, support
 from zoo_slim.tracing._meta import meta_copy
 from zoo_slim.tracing._shapes import ShapeArguments
@@ -65,12 +67,8 @@ def call_model(model: nn.Module, example: Example) -> Any:
 
 def to_device(example: Example, device: str) -> Example:
     """The same example on another device."""
-    if isinstance(example, Tensor):
-        return example.to(device)
-    if isinstance(example, Mapping):
-        return {name: to_device(value, device) for name, value in example.items()}
-    nested = (Tensor, list, tuple, Mapping)
-    return tuple(to_device(value, device) if isinstance(value, nested) else value for value in example)
+    moved: Example = with_tensors(example, lambda tensor: tensor.to(device))
+    return moved
 
 
 def _watch_modules(model: nn.Module, state: TraceState) -> None:
@@ -97,13 +95,17 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
         facts = _trace(meta_copy(model), to_device(example, "meta"))
         if facts.training is not None:
             with contextlib.suppress(Exception):
-                real = _trace(copy.deepcopy(model), example)
+                real = _trace(copy_of(model), example)
                 facts = real if real.training is None else facts
         return facts
+    except SlimmingError:
+        raise
     except Exception as meta_error:
         # Some forwards look at values: those run on real tensors, at the cost of a copy of the weights.
         try:
-            return _trace(copy.deepcopy(model), example)
+            return _trace(copy_of(model), example)
+        except SlimmingError:
+            raise
         except Exception as error:
             raise SlimmingError(
                 f"{type(model).__name__} cannot be traced: its forward failed on the example input: {error} "
@@ -125,8 +127,14 @@ def _trace(model: nn.Module, example: Example) -> Trace:
             model.train(training)
             state.modules.clear()
             try:
-                with torch.no_grad(), ShapeArguments(state), Interpreter(state):
-                    outputs = call_model(model, example)
+                with torch.no_grad(), held_by_readers(), ShapeArguments(state), Interpreter(state):
+                    outputs = tensors_in(returned := call_model(model, example))
+                if not outputs:
+                    raise SlimmingError(
+                        f"{type(model).__name__} returns no tensor on the example input but {type(returned).__name__}: "
+                        "nobody sees what becomes of its channels. Give a network, or a part of one, that returns "
+                        "tensors"
+                    )
             except Exception as error:
                 if not training:
                     raise
@@ -136,7 +144,7 @@ def _trace(model: nn.Module, example: Example) -> Trace:
                         state.ids.freeze(factor.ids, f"its use in training mode is not known: {failure}")
                 break
             seen = set(state.used)
-            for tensor in tensors_in(outputs):
+            for tensor in outputs:
                 for factor in state.label(tensor):
                     state.ids.freeze(factor.ids, "it is an output of the model")
     finally:
@@ -164,6 +172,8 @@ def _facts(
         shape = tensors[name].shape
         for factor in label:
             dims = support(factor)
+            if not dims:
+                continue
             axis = max(dims)
             if dims == {0, 1}:
                 groups = len(np.unique(factor.ids[:, 0]))

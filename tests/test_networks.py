@@ -1,0 +1,132 @@
+"""Networks as they are found: wrapped, compiled, after training, with activations left on them. None is changed."""
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+import zoo_slim
+from zoo_slim._errors import SlimmingError
+
+IMAGES = torch.rand(2, 3, 8, 8)
+
+
+@zoo_slim.register("wrapped-test-net", input_size=(3, 8, 8))
+def named_chain() -> nn.Module:
+    return chain()
+
+
+def chain(first: nn.Module | None = None) -> nn.Sequential:
+    first = nn.Conv2d(3, 16, 3) if first is None else first
+    second = [nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1), nn.Flatten()]
+    return nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), *second)
+
+
+class KeepsFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = chain()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.net[:3](x)
+        self.seen = [self.features]
+        return self.net[3:](self.features)
+
+
+def compiled() -> nn.Module:
+    model = chain()
+    model.compile(backend="eager")
+    return model
+
+
+def pruned() -> nn.Module:
+    conv = nn.Conv2d(3, 16, 3)
+    prune.random_unstructured(conv, "weight", 0.2)
+    return chain(conv)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "an activation on itself": KeepsFeatures,
+    "compiled in place": compiled,
+    "parametrised spectral_norm": lambda: chain(parametrizations.spectral_norm(nn.Conv2d(3, 16, 3))),
+    "spectral_norm": lambda: chain(spectral_norm(nn.Conv2d(3, 16, 3))),
+    "weight_norm": lambda: chain(weight_norm(nn.Conv2d(3, 16, 3))),
+    "pruned weights": pruned,
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_slimming_after_training_changes_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[kind]()
+    model(IMAGES).sum().backward()
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    slim, result = zoo_slim.slim(model, ratio=0.5, example_input=IMAGES)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
+    assert zoo_slim.verify(model, result, IMAGES).exact
+    slim(IMAGES).sum().backward()
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_of_a_wrapped_network_the_one_inside_is_slimmed(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    model = wrap(zoo_slim.load("wrapped-test-net", pretrained=False))
+    slim, result = zoo_slim.slim(model, ratio=0.5)
+    assert type(slim) is nn.Sequential
+    assert zoo_slim.verify(model, result, IMAGES).exact
+    zoo_slim.save(slim, tmp_path / "slim")
+    again = zoo_slim.load(f"local-dir:{tmp_path / 'slim'}")
+    assert torch.equal(again(IMAGES), slim.eval()(IMAGES))
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model = chain()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(SlimmingError, match=r"cannot be copied: .*lock"):
+        zoo_slim.slim(model, ratio=0.5, example_input=IMAGES)
+
+
+class ByWidth(nn.Module):
+    def __init__(self, number: Callable[[Tensor], float]) -> None:
+        super().__init__()
+        self.number = number
+        self.stem, self.head = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(x / self.number(x))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda x: math.log(x.shape[1]),
+        lambda x: math.log2(x.shape[1]),
+        lambda x: math.isqrt(x.shape[1]),
+        lambda x: x.shape[1].bit_length(),
+        lambda x: x.shape[1].numerator,
+        lambda x: x[0].nbytes / 256,
+    ],
+)
+def test_a_width_that_is_used_as_a_number_stays(number: Callable[[Tensor], float]) -> None:
+    model = ByWidth(number)
+    with pytest.warns(UserWarning, match=r"ratio=0\.6 removed nothing of this ByWidth"):
+        slim, result = zoo_slim.slim(model, ratio=0.6, criterion="l1", example_input=IMAGES)
+    assert slim.stem.out_channels == 32
+    assert zoo_slim.verify(model, result, IMAGES).exact
+    assert math.log.__module__ == "math"
+
+
+@pytest.mark.parametrize("number", [lambda x: len(range(x.shape[1])), lambda x: x.shape[1:].numel() / 64])
+def test_verify_finds_the_widths_that_tracing_cannot_see(number: Callable[[Tensor], float]) -> None:
+    model = ByWidth(number)
+    _, result = zoo_slim.slim(model, ratio=0.6, criterion="l1", example_input=IMAGES)
+    assert not zoo_slim.verify(model, result, IMAGES).exact

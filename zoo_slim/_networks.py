@@ -1,0 +1,60 @@
+"""Networks as they are found: wrapped, after training, with activations left on them."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo_slim._errors import SlimmingError
+
+__all__ = ["computed_attributes", "copy_of", "unwrap"]
+
+
+def copy_of(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; what the last forward left in attributes is copied without its graph, which torch refuses to copy.
+
+    Args:
+        model: stays as it is.
+        memo: as for `copy.deepcopy`, what to put in the place of objects.
+
+    Raises:
+        SlimmingError: something that the model holds cannot be copied.
+    """
+    memo = {} if memo is None else memo
+    for tensor in computed_attributes(model):
+        memo.setdefault(id(tensor), tensor.detach().clone())
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise SlimmingError(
+            f"this {type(model).__name__} cannot be copied: {type(error).__name__}: {error}. Networks are changed on a "
+            "copy; take what cannot be copied, a lock or an open file for instance, off it first"
+        ) from error
+
+
+def computed_attributes(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that modules hold as plain attributes, also in lists and dicts, and that have a graph."""
+    for module in model.modules():
+        for value in list(vars(module).values()):
+            yield from _computed(value)
+
+
+def _computed(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif isinstance(value, (dict, list, tuple, set)):
+        for item in list(value.values() if isinstance(value, dict) else value):
+            yield from _computed(item)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
