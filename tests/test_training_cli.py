@@ -158,11 +158,11 @@ def test_every_setting_is_an_option_of_three_commands(called):
             words += [f"--{name}", text]
             expected[field.name] = kind(text)
     wanted = Settings(**expected)
-    invoke("train", "resnet18", *DATA, "--output", "x", *words)
+    invoke("train", "resnet18", *DATA, "--output", "x", "--teacher", "t", *words)
     assert called["train"][0][2] == wanted
-    invoke("finetune", "a", *DATA, "--output", "x", *words)
+    invoke("finetune", "a", *DATA, "--output", "x", "--teacher", "t", *words)
     assert called["finetune"][0][2] == wanted
-    invoke("run", "resnet18", "--sparsity-train", *words)
+    invoke("run", "resnet18", "--sparsity-train", "--fine-tune", "--fine-tune-lr", "0.5", "--distill", *words)
     assert called["run_all"][0][2] == wanted
 
 
@@ -176,12 +176,14 @@ def test_run_only_does_what_it_is_told(called):
     invoke("run", "vgg11_bn", "--dataset", "cifar10")
     (name, _, settings, tuning, *_), _ = called.pop("run_all")
     assert (name, settings.sparsity, tuning) == ("vgg11_bn", 0.0, None)
-    invoke("run", "--net", "resnet18", "--ckpt", "a")
-    assert called.pop("measure")[0][0] == "a"
+    invoke("run", "resnet18", "--net", "resnet18", "--ckpt", "a", "--batch_size", "32", "--device", "cpu", *DATA)
+    (source, _), keywords = called.pop("measure")
+    assert (source, keywords["batch_size"], keywords["device"]) == ("a", 32, "cpu")
     invoke("run", "--net", "resnet18", "--ckpt", "a", "--ckpt_pruned", "a/pruned-0.75")
     assert called.pop("measure")[0][0] == "a/pruned-0.75"
-    invoke("run", "--ckpt", "a", "--fine-tune")
+    invoke("run", "--ckpt", "a", "--fine-tune", "--batch-size", "32", "--opt", "adamw", "--fine-tune-epochs", "3")
     assert called["run_all"][1]["base"] == "a" and called["run_all"][1]["start"] is None
+    assert called["run_all"][0][3] == Settings(epochs=3, batch_size=32, learning_rate=0.001, opt="adamw")
     invoke("run", "--net", "resnet18", "--ckpt", "a", "--sparsity-train")
     assert called["run_all"][1]["start"] == "a" and called["run_all"][1]["base"] is None
 
@@ -201,6 +203,44 @@ def test_run_only_does_what_it_is_told(called):
         ),
         (("run", "resnet18", "--prune-ratio", "0.5", "--fine-tune-lr", "1"), "would have no effect: add --fine-tune"),
         (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),
+        (("run", "resnet18", "--net", "vgg11_bn"), "two architectures; give one of them"),
+        *(
+            ((*words, *DATA, "--output", "x", *idle), f"would have no effect: add {needed}")
+            for words in (("train", "resnet18"), ("finetune", "a"))
+            for idle, needed in (
+                (("--penalty", "proximal"), "--sparsity"),
+                (("--weight-groups",), "--sparsity"),
+                (("--sparsity-schedule", "linear"), "--sparsity"),
+                (("--sparsity-epochs", "1"), "--sparsity"),
+                (("--distill-weight", "0.9"), "--teacher"),
+                (("--distill-temperature", "2"), "--teacher"),
+            )
+        ),
+        (("run", "resnet18", "--fine-tune", "--distill-weight", "0.9"), "--distill-weight would have no effect"),
+        *(
+            (("run", "--ckpt", "x", "--fine-tune", *idle), f"{idle[0]} would have no effect: add --sparsity-train")
+            for idle in (
+                ("--epochs", "7"),
+                ("--learning-rate", "0.5"),
+                ("--warmup-epochs", "2"),
+                ("--stem", "cifar"),
+                ("--num-classes", "10"),
+                ("--option", "foo=1"),
+                ("--batch-size", "32", "--fine-tune-batch-size", "64"),
+            )
+        ),
+        *(
+            (("run", "--ckpt", "x", *more, *idle), f"{idle[0]} would have no effect: add --ckpt with")
+            for more in ((), ("--ckpt-pruned", "y"))
+            for idle in (
+                ("--epochs", "99"),
+                ("--output", "o"),
+                ("--resume",),
+                ("--save-dtype", "nonsense"),
+                ("--option", "zzz"),
+                ("--prune-ratio", "0.5"),
+            )
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2(called, words, message):

@@ -1,6 +1,7 @@
 """What the training loop computes and records."""
 
 import json
+import os
 from collections import namedtuple
 from functools import partial
 
@@ -19,6 +20,7 @@ from zoo_slim.training import (
     seed_everything,
 )
 from zoo_slim.training._distill import distillation_loss
+from zoo_slim.training._gammas import draw_histograms, gamma_statistics
 from zoo_slim.training._preflight import check_forward
 from zoo_slim.training._reach import reach
 from zoo_slim.training._state import read_state
@@ -76,9 +78,35 @@ def test_parts_of_a_batch_make_the_same_step(tmp_path):
         fit(model, toy_data(), settings, tmp_path / str(parts))
         weights.append(model[0].weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
-    with pytest.raises(TrainingError, match="8 images cannot be cut into 3 equal parts"):
-        fit(toy_model(), toy_data(), changed(accumulate=3), tmp_path / "x")
+    for values, message in (
+        ({"accumulate": 3}, r"8 images a step \(--batch-size\) cannot be cut into 3 equal parts \(--accumulate\)"),
+        ({"accumulate": 8, "mixup": 0.2}, r"8 images .*--batch-size.* in 8 parts .*--accumulate.* are 1 in each"),
+        ({"batch_size": 7, "cutmix": 0.2}, r"7 images .* are 7 in each, but mixup and cutmix need an even number"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            fit(toy_model(), toy_data(), changed(**values), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_settings_are_not_overridden_by_accelerates_environment(tmp_path, monkeypatch):
+    plain, told = toy_model(), toy_model()
+    fit(plain, toy_data(), changed(accumulate=2), tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")
+    fit(told, toy_data(), changed(accumulate=2), tmp_path / "told")
+    assert_same_state(told, plain)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    with pytest.raises(TrainingError, match="device cpu is asked for, but accelerate was told meta"):
+        fit(toy_model(), toy_data(), SETTINGS, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_compile_with_shared_batch_norm_is_refused_before_a_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(TrainingError, match="add --no-sync-bn, or leave --compile out"):
+        fit(toy_model(), toy_data(), changed(compile=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_compiled_network_is_saved_under_its_own_names(tmp_path, monkeypatch, uninterrupted):
@@ -243,6 +271,12 @@ def test_auxiliary_logits():
         ({"amp": "fp8"}, "amp must be one of no, bf16, fp16"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
         ({"label_smoothing": 1.0}, "below 1"),
+        ({"epochs": 2.5}, "epochs must be of type int, not 2.5"),
+        ({"epochs": float("nan")}, "epochs must be of type int, not nan"),
+        ({"epochs": True}, "epochs must be of type int, not True"),
+        ({"learning_rate": "0.1"}, "learning_rate must be of type float, not '0.1'"),
+        ({"nesterov": 1}, "nesterov must be of type bool, not 1"),
+        ({"min_lr": 0.02}, r"min_lr \(0.02\) must not exceed learning_rate \(0.01\)"),
         ({"seed": -1}, "seed must lie within"),
         ({"seed": 2**63}, "seed must lie within"),
     ],
@@ -292,3 +326,19 @@ def test_diverging_at_once_names_no_state(tmp_path):
     model[6].weight.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"no longer finite in epoch 1.*or warm it up$"):
         fit(model, toy_data(), SETTINGS, tmp_path)
+
+
+def test_picture_of_the_scales_is_the_old_or_the_new_one(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+
+    def break_off(self, target, **keywords):
+        with open(target, "wb") if isinstance(target, os.PathLike) else target as stream:
+            stream.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure.Figure, "savefig", break_off)
+    picture = tmp_path / "gamma_histogram.png"
+    picture.write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        draw_histograms([{"epoch": 1, **gamma_statistics(toy_model())}], picture)
+    assert picture.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -158,6 +158,24 @@ def test_name_that_contradicts_the_checkpoint_is_refused(trained, data, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_says_what_is_trained_on(trained, data, tmp_path):
+    summary = run_all(None, data, SETTINGS, None, [], tmp_path, start=trained)
+    saved = read_config(summary["saved"])
+    assert (saved.architecture, saved.options) == (NAME, read_config(trained).options)
+    assert summary["architecture"] == NAME
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert described["model"]["source_sha256"] == digest_of(load(f"local-dir:{trained}").state_dict())
+    with pytest.raises(TrainingError, match="nothing to train: name an architecture, or a trained checkpoint"):
+        run_all(None, data, SETTINGS, None, [], tmp_path / "none")
+
+
+def test_parts_of_the_fine_tuning_are_checked_before_training(data, tmp_path):
+    tuning = dataclasses.replace(SETTINGS, batch_size=7, mixup=0.2)
+    with pytest.raises(TrainingError, match=r"7 images a step .*mixup and cutmix need an even number"):
+        run_all(NAME, data, SETTINGS, tuning, [0.5], tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])
 def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
     with pytest.raises(TrainingError, match="0 <= ratio < 1"):

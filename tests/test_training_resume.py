@@ -11,10 +11,11 @@ import pytest
 import torch
 from training_toys import SETTINGS, assert_same_state, changed, interrupted, metrics, toy_data, toy_model, without_times
 
-from zoo_slim.training import Settings, TrainingError, fit
+from zoo_slim.training import Settings, TrainingError, _claim, fit
 from zoo_slim.training import _loop as loop
+from zoo_slim.training import _step as stepper
 from zoo_slim.training._optimise import make_optimizer
-from zoo_slim.training._optimizer_state import optimizer_numbers, optimizer_tensors, restore_optimizer
+from zoo_slim.training._optimizer_state import pack_optimizer, restore_optimizer
 from zoo_slim.training._state import digest_of, read_state, write_state
 
 
@@ -104,8 +105,17 @@ def test_another_teacher_is_refused(tmp_path):
             fit(toy_model(), toy_data(), settings, tmp_path, resume=True, teacher=teacher)
 
 
-@pytest.mark.parametrize("opt", ["momentum", "sgd", "adamw", "nadamw", "lamb", "lion", "rmsproptf", "lookahead_lamb"])
-def test_state_of_timms_optimisers_is_whole(opt):
+@pytest.mark.parametrize(
+    "opt", ["momentum", "sgd", "adamw", "nadamw", "lamb", "lion", "rmsproptf", "lookahead_lamb", "adafactorbv", "kron"]
+)
+def test_state_of_timms_optimisers_is_whole(opt, monkeypatch):
+    if opt in ("adafactorbv", "kron"):
+        names = pytest.importorskip("timm.optim").list_optimizers()
+        if opt not in names:
+            pytest.skip(f"timm has no {opt}")
+    if opt == "kron":  # which compiles itself, for a minute
+        monkeypatch.setattr("timm.optim.kron.has_dynamo", False)
+
     def step(model, optimizer):
         torch.nn.functional.mse_loss(model(torch.ones(4, 3, 8, 8)), torch.ones(4, 3)).backward()
         optimizer.step()
@@ -117,12 +127,57 @@ def test_state_of_timms_optimisers_is_whole(opt):
     for _ in range(7):
         step(model, optimizer)
     other.load_state_dict(model.state_dict())
-    numbers = json.loads(json.dumps(optimizer_numbers(optimizer)))
-    restore_optimizer(again, {name: value.clone() for name, value in optimizer_tensors(optimizer).items()}, numbers)
-    for _ in range(6):
-        step(model, optimizer)
-        step(other, again)
+    tensors, rest = pack_optimizer(optimizer)
+    restore_optimizer(again, {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(rest)))
+    for seed in range(6):
+        for pair in ((model, optimizer), (other, again)):
+            torch.manual_seed(seed)
+            step(*pair)
     assert_same_state(model, other)
+
+
+class Odd(torch.optim.SGD):
+    """Keeps more than tensors."""
+
+    kept: object = None
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.param_groups[0]["seen"] = [self.param_groups[0].get("seen", [0])[0] + 1, "text"]
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["odd"] = self.kept
+
+
+def odd(model, kept, monkeypatch):
+    optimizer = Odd(model.parameters(), lr=0.1)
+    optimizer.kept = kept
+    monkeypatch.setattr(stepper, "make_optimizer", lambda *arguments: optimizer)
+    return optimizer
+
+
+def test_lists_of_an_optimiser_are_kept(tmp_path, monkeypatch):
+    model, fresh = toy_model(), toy_model(seed=9)
+    odd(model, [torch.arange(2.0), (3, None, torch.ones(1))], monkeypatch)
+    hook = interrupted(model, 8)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_data(), changed(checkpoint_seconds=0), tmp_path)
+    hook.remove()
+    again = odd(fresh, [], monkeypatch)
+    monkeypatch.setattr(loop._Run, "train_epoch", lambda self: pytest.fail("restored"))
+    with pytest.raises(pytest.fail.Exception, match="restored"):
+        fit(fresh, toy_data(), changed(checkpoint_seconds=0), tmp_path, resume=True)
+    first, (number, nothing, last) = again.state[fresh[0].weight]["odd"]
+    assert (first.tolist(), number, nothing, last.tolist()) == ([0, 1], 3, None, [1])
+    assert again.param_groups[0]["seen"] == [8, "text"]
+
+
+@pytest.mark.parametrize("kept", [{0.5}, {"a": 1}, "text", [object()]])
+def test_what_cannot_be_kept_of_an_optimiser_is_refused(tmp_path, monkeypatch, kept):
+    model = toy_model()
+    odd(model, kept, monkeypatch)
+    with pytest.raises(TrainingError, match=r"the optimiser Odd keeps optimizer\.0\.odd.* cannot be saved"):
+        fit(model, toy_data(), SETTINGS, tmp_path)
+    assert not list((tmp_path / "state").iterdir())
 
 
 def test_tensorboard_repeats_nothing(tmp_path):
@@ -180,6 +235,88 @@ def test_killed_run_goes_on(tmp_path, first, second):
     assert all(torch.equal(tensor, whole[name]) for name, tensor in killed.items())
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     assert len(list((tmp_path / "killed" / "state").glob("tensors-*"))) == 1
+
+
+def started(folder) -> subprocess.Popen:
+    """Start a process that trains in ``folder``, with a forked worker, and waits in its first step."""
+    script = textwrap.dedent(
+        """
+        import os, sys, time
+        sys.path.insert(0, sys.argv[1])
+        from training_toys import SETTINGS, toy_data, toy_model
+        from zoo_slim.training import fit
+        def wait(module, inputs):
+            if module.training and not inputs[0].is_meta:
+                if os.fork() == 0:
+                    sys.stdin.read()
+                    os._exit(0)
+                print("trains", flush=True)
+                sys.stdin.read()
+                raise SystemExit
+        model = toy_model()
+        model.register_forward_pre_hook(wait)
+        fit(model, toy_data(), SETTINGS, sys.argv[2], resume=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, os.path.dirname(__file__), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "trains\n"
+    return process
+
+
+@pytest.mark.skipif(_claim.fcntl is None, reason="needs flock")
+def test_two_processes_do_not_train_in_one_folder(tmp_path, uninterrupted):
+    process = started(tmp_path)
+    try:
+        for resume in (True, False):
+            with pytest.raises(TrainingError, match=r"another process trains in .*wait for it, or choose another"):
+                fit(toy_model(), toy_data(), SETTINGS, tmp_path, resume=resume)
+    finally:
+        process.kill()
+        process.wait()
+    model = toy_model()
+    fit(model, toy_data(), SETTINGS, tmp_path, resume=True)  # though the killed one's child still lives
+    process.stdin.close()
+    process.stdout.close()
+    assert_same_state(model, uninterrupted[0])
+
+
+@pytest.mark.skipif(_claim.fcntl is None, reason="needs flock")
+def test_a_run_excludes_another_until_it_ends(tmp_path):
+    model = toy_model()
+
+    def train_too(module, inputs):
+        if module.training:
+            fit(toy_model(), toy_data(), SETTINGS, tmp_path, resume=True)
+
+    hook = model.register_forward_pre_hook(train_too)
+    with pytest.raises(TrainingError, match="another process trains in"):
+        fit(model, toy_data(), SETTINGS, tmp_path)
+    hook.remove()
+    for _ in range(2):
+        fit(model, toy_data(), SETTINGS, tmp_path, resume=True)
+    assert not _claim._held
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError("no locks")
+
+    for without in (None, type("fcntl", (), {"LOCK_EX": 2, "LOCK_NB": 4, "flock": staticmethod(refuse)})):
+        monkeypatch.setattr(_claim, "fcntl", without)
+        fit(toy_model(), toy_data(), changed(epochs=1, warmup_epochs=0), tmp_path / str(without))
+
+
+def test_a_state_of_an_unknown_run_is_refused(tmp_path):
+    fit(toy_model(), toy_data(), changed(epochs=1, warmup_epochs=0), tmp_path)
+    (tmp_path / "run.json").unlink()
+    for resume in (True, False):
+        with pytest.raises(TrainingError, match=r"run.json, which says of which, is missing"):
+            fit(toy_model(), toy_data(), SETTINGS, tmp_path, resume=resume)
 
 
 def test_finished_run_returns_at_once(uninterrupted, monkeypatch):

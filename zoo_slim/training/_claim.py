@@ -1,9 +1,15 @@
-"""Which run a folder belongs to: ``run.json`` says what was asked, and resuming must ask for the same."""
+"""Which run a folder belongs to: ``run.json`` says what was asked, and resuming must ask for the same.
+
+While a run lasts, its process holds a lock of ``state/``. It is not that of the run's folder, which savers of
+checkpoints in it wait for.
+"""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,11 @@ from torch import nn
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._settings import FREE_TO_CHANGE, Settings, TrainingError
 from zoo_slim.training._state import read_json, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["claim", "describe"]
 
@@ -39,17 +50,30 @@ def describe(model: nn.Module, dataset: Dataset, settings: Settings, identity: M
     }
 
 
-def claim(folder: Path, description: dict[str, Any], resume: bool) -> None:
-    """Make the folder this run's, or see that it is.
+@contextmanager
+def claim(folder: Path, description: dict[str, Any], resume: bool) -> Iterator[None]:
+    """Make the folder this run's, or see that it is, and keep other processes out of it until the block ends.
 
     Raises:
-        TrainingError: it holds a run and ``resume`` is false, or another run than the one described.
+        TrainingError: another process trains in it, it holds a run and ``resume`` is false, or another run than the one
+            described, or a state that nothing is known of.
     """
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file; name a folder for the run")
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _enter(folder, description, resume)
+        yield
+
+
+def _enter(folder: Path, description: dict[str, Any], resume: bool) -> None:
     file = folder / "run.json"
     if not file.exists():
-        if folder.exists() and not folder.is_dir():
-            raise TrainingError(f"{folder} is a file; name a folder for the run")
-        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state" / "state.json").exists():
+            raise TrainingError(
+                f"{folder / 'state'} holds the state of a run, but {file}, which says of which, is missing: "
+                "put it back, or choose another folder"
+            )
         write_json(file, description)
         return
     if not resume:
@@ -72,3 +96,39 @@ def claim(folder: Path, description: dict[str, Any], resume: bool) -> None:
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 """What a run was started with whose record is older than a setting."""
+
+
+_held: set[int] = set()
+"""Descriptors of locks. A forked child would go on holding them when this process is killed."""
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run; where the file system has no locks, do without."""
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder / "state", os.O_RDONLY)
+    _held.add(descriptor)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(
+                    f"another process trains in {folder}; wait for it, or choose another folder"
+                ) from error
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close the locks in a forked child."""
+    while _held:
+        os.close(_held.pop())
+
+
+if fcntl:
+    os.register_at_fork(after_in_child=_let_go)

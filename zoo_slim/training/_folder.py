@@ -133,7 +133,7 @@ class _View(torch.utils.data.Dataset):
     transform: Any
     seed: tuple[int, int] | None
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         from PIL import Image
 
         path, label = self.files[index]
@@ -141,7 +141,8 @@ class _View(torch.utils.data.Dataset):
             with Image.open(path) as opened:
                 image = opened.convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be decoded as an image: {error}; mend or remove it") from None
+            # returned: what a worker raises comes with its traceback as the message
+            return DataError(f"{path} cannot be decoded as an image: {error}; mend or remove it")
         if self.seed is None:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
@@ -149,13 +150,22 @@ class _View(torch.utils.data.Dataset):
             return self.transform(image), label
 
 
+def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Any:
+    broken = next((sample for sample in samples if isinstance(sample, DataError)), None)
+    return broken or torch.utils.data.default_collate(samples)
+
+
 def _load(view: _View, batches: list[list[int]], device: torch.device, workers: int) -> Iterator[Batch]:
     loader = torch.utils.data.DataLoader(
         view,
         batch_sampler=batches,
+        collate_fn=_collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
     )
-    for images, labels in loader:
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        images, labels = batch
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ from zoo_slim.training._gammas import draw_histograms, gamma_statistics
 from zoo_slim.training._kernels import chosen_kernels
 from zoo_slim.training._mix import Mixer
 from zoo_slim.training._optimise import check_recipe
-from zoo_slim.training._optimizer_state import optimizer_numbers, optimizer_tensors, restore_optimizer
-from zoo_slim.training._preflight import check_device
+from zoo_slim.training._optimizer_state import pack_optimizer, restore_optimizer
+from zoo_slim.training._preflight import check_device, part_size
 from zoo_slim.training._processes import add_up, by_main, is_main, join, main_decides, spread_from_main
 from zoo_slim.training._progress import announce, progress
 from zoo_slim.training._randomness import seed_layers
@@ -75,9 +76,10 @@ def fit(
         `gamma_statistics` says.
 
     Raises:
-        TrainingError: the folder holds a run and ``resume`` is false, it holds another run than the one described, the
-            state is damaged, the device is not available or cannot do the mixed precision asked for, timm does not know
-            the optimiser or the schedule, or the loss is no longer finite.
+        TrainingError: the folder holds a run and ``resume`` is false, it holds another run than the one described,
+            another process trains in it, the state is damaged, the device is not available or cannot do the mixed
+            precision asked for, the batch cannot be shared out, timm does not know the optimiser or the schedule, the
+            state of the optimiser cannot be saved, or the loss is no longer finite.
         SlimmingError: a penalty on a model without BatchNorm scales.
     """
     folder = Path(folder)
@@ -90,26 +92,20 @@ def fit(
     if settings.limit:
         dataset = dataset.limited(settings.limit)
     accelerator = join(settings)
-    rows_of(_part_size(dataset, settings), (accelerator.process_index, accelerator.num_processes))
+    rows_of(part_size(dataset, settings), (accelerator.process_index, accelerator.num_processes))
     penalty = penalty_of(model, settings, dataset.input_size)
     record = Record(folder, settings.tensorboard)
-    by_main(lambda: claim(folder, description, resume))
-    run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record)
-    with chosen_kernels(accelerator.device, settings.deterministic):
-        run.restore()
-        if penalty is not None and settings.penalty == "proximal" and not (run.epoch or run.step):
-            announce(forecast(penalty, settings, run.steps))
-        while run.epoch < settings.epochs:
-            run.train_epoch()
-            run.finish_epoch()
-        return run.close()
-
-
-def _part_size(dataset: Dataset, settings: Settings) -> int:
-    batch = min(settings.batch_size, dataset.train_count)
-    if batch % settings.accumulate:
-        raise TrainingError(f"{batch} images cannot be cut into {settings.accumulate} equal parts (accumulate)")
-    return batch // settings.accumulate
+    with ExitStack() as claimed:
+        by_main(lambda: claimed.enter_context(claim(folder, description, resume)))
+        run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record)
+        with chosen_kernels(accelerator.device, settings.deterministic):
+            run.restore()
+            if penalty is not None and settings.penalty == "proximal" and not (run.epoch or run.step):
+                announce(forecast(penalty, settings, run.steps))
+            while run.epoch < settings.epochs:
+                run.train_epoch()
+                run.finish_epoch()
+            return run.close()
 
 
 class _Run:
@@ -134,7 +130,7 @@ class _Run:
         self.format = torch.channels_last if settings.channels_last and on_gpu else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.format)  # type: ignore[call-overload]
         self.steps = steps_per_epoch(dataset.train_count, settings.batch_size)
-        self.size = _part_size(dataset, settings)
+        self.size = part_size(dataset, settings)
         guide = frozen(teacher, self.device, self.format) if teacher is not None else None
         self.stepper = Stepper(self.model, settings, self.steps, accelerator, penalty, guide)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -229,7 +225,8 @@ class _Run:
         if self.stepper.average is not None:
             averaged = self.stepper.average.module.state_dict()
             tensors |= {f"average.{name}": tensor for name, tensor in averaged.items()}
-        tensors |= optimizer_tensors(self.stepper.optimizer)
+        kept, rest = pack_optimizer(self.stepper.optimizer)
+        tensors |= kept
         tensors["totals"] = totals
         scaler = self.accelerator.scaler
         position = {
@@ -238,7 +235,7 @@ class _Run:
             "seconds": round(self._spent(), 3),
             "strength": self.stepper.strength,
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "optimizer": optimizer_numbers(self.stepper.optimizer),
+            "optimizer": rest,
             "history": self.history,
         }
         write_state(self.folder / "state", tensors, position)

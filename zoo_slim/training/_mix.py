@@ -10,13 +10,16 @@ from torch import Tensor
 from zoo_slim.training._augment import cut_out, draw_places
 from zoo_slim.training._data import Batch, Dataset, Part, rows_of
 from zoo_slim.training._randomness import derived_seed, generator_of
-from zoo_slim.training._settings import Settings, TrainingError
+from zoo_slim.training._settings import Settings
 
 __all__ = ["Mixer"]
 
 
 class Mixer:
-    """Cuts out and mixes the batches of one epoch; what it draws depends on the seed, the epoch and the batch only."""
+    """Cuts out and mixes the batches of one epoch; what it draws depends on the seed, the epoch and the batch only.
+
+    ``size`` is that of a batch over all processes; even, if images are mixed.
+    """
 
     def __init__(
         self, settings: Settings, dataset: Dataset, size: int, epoch: int, device: torch.device, part: Part
@@ -31,8 +34,6 @@ class Mixer:
         if settings.mixup or settings.cutmix:
             from timm.data.mixup import Mixup
 
-            if size % 2:
-                raise TrainingError(f"mixup and cutmix need batches of an even size, not {size}")
             self._mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=0.0, num_classes=len(dataset.classes))
 
     def __call__(self, images: Tensor, labels: Tensor, number: int) -> Batch:

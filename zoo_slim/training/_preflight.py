@@ -10,9 +10,9 @@ from torch import nn
 
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._loss import logits_of
-from zoo_slim.training._settings import DEVICES, TrainingError
+from zoo_slim.training._settings import DEVICES, Settings, TrainingError
 
-__all__ = ["check_device", "check_forward", "check_ratio", "check_schema"]
+__all__ = ["check_device", "check_forward", "check_ratio", "check_schema", "part_size"]
 
 
 def check_ratio(ratio: float | Literal["auto"]) -> None:
@@ -61,6 +61,25 @@ def check_device(device: str, amp: str = "no") -> str:
     if amp == "fp16" and device == "cpu":
         raise TrainingError("amp fp16 has no effect on the CPU; use --amp bf16 or no, or --device cuda")
     return device
+
+
+def part_size(dataset: Dataset, settings: Settings) -> int:
+    """Return how many images are computed at once, over all processes: those of a step, in ``accumulate`` parts.
+
+    Raises:
+        TrainingError: the parts cannot be equal, or mixup or cutmix find no pairs in them.
+    """
+    batch = min(settings.batch_size, dataset.train_count)
+    said = f"{batch} images a step (--batch-size)" + ("" if batch == settings.batch_size else ", all that there are,")
+    if batch % settings.accumulate:
+        raise TrainingError(f"{said} cannot be cut into {settings.accumulate} equal parts (--accumulate)")
+    size = batch // settings.accumulate
+    if size % 2 and (settings.mixup or settings.cutmix):
+        raise TrainingError(
+            f"{said} in {settings.accumulate} parts (--accumulate) are {size} in each, "
+            "but mixup and cutmix need an even number; change one of the two"
+        )
+    return size
 
 
 def check_forward(model: nn.Module, dataset: Dataset, architecture: str, batch_size: int = 2) -> None:

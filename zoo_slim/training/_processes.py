@@ -27,7 +27,7 @@ def join(settings: Settings) -> "Accelerator":
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from accelerate.utils import DistributedType
+        from accelerate.utils import DistributedType, GradientAccumulationPlugin
     except ImportError as error:
         raise TrainingError("training needs accelerate: pip install accelerate") from error
 
@@ -37,7 +37,8 @@ def join(settings: Settings) -> "Accelerator":
         accelerator = Accelerator(
             cpu=settings.device == "cpu",
             mixed_precision=settings.amp,
-            gradient_accumulation_steps=settings.accumulate,
+            # the plain argument gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=settings.accumulate),
         )
     except ValueError as error:
         raise TrainingError(f"amp {settings.amp} does not work on this device: {error}") from error
@@ -47,6 +48,13 @@ def join(settings: Settings) -> "Accelerator":
             f"training does not run under {accelerator.distributed_type.value}; "
             "start it with accelerate launch --multi_gpu --num_processes N, or without a launcher"
         )
+    if settings.device not in ("auto", accelerator.device.type):
+        raise TrainingError(
+            f"device {settings.device} is asked for, but accelerate was told {accelerator.device.type}: "
+            "unset ACCELERATE_USE_CPU and ACCELERATE_TORCH_DEVICE, or give the same --device"
+        )
+    if settings.compile and settings.sync_bn and accelerator.num_processes > 1:
+        raise TrainingError("compile cannot share BatchNorm among processes: add --no-sync-bn, or leave --compile out")
     return accelerator
 
 

@@ -12,7 +12,7 @@ from zoo_slim.training._data import Dataset
 from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
-from zoo_slim.training._preflight import check_ratio, check_schema
+from zoo_slim.training._preflight import check_ratio, check_schema, part_size
 from zoo_slim.training._processes import by_main
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError
@@ -57,13 +57,13 @@ def run_all(
     ``model/pruned-<ratio>/``, the fine-tuning runs in ``finetune-<ratio>/`` and ``summary.json``.
 
     Args:
-        architecture: as in `train`.
+        architecture: as in `train`; None = that of ``base``, or of ``start`` with its options.
         data: as in `train`.
         settings: of the sparsity training.
         tuning: of the fine-tuning; None = train only.
         ratios: shares of the BatchNorm scales below the threshold, between 0 and 1; or ``auto``: see `slim`.
         folder: of this run and all its parts.
-        options: as in `train`.
+        options: as in `train`; where ``architecture`` is None they change those of ``start``.
         start: as in `train`.
         base: slim checkpoint of a trained network; nothing is trained before slimming then.
         schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
@@ -80,7 +80,8 @@ def run_all(
         ``test_accuracy_before_finetuning``, that of the way gone; ``saved``, the folder of the last checkpoint.
 
     Raises:
-        TrainingError: neither an architecture nor ``base`` is given, a ratio is out of range, or a run cannot go on.
+        TrainingError: neither an architecture nor a checkpoint is given, a ratio is out of range, or a run cannot go
+            on.
         SchemaError: the schema cannot be read, or does not fit. Like the ratios, it is checked before anything is
             trained.
     """
@@ -93,8 +94,10 @@ def run_all(
     check_way(after_slimming)
     enter(settings, dtype)
     if architecture is None and base is None:
-        raise TrainingError("nothing to train: name an architecture, or a trained checkpoint to slim")
+        architecture, options = _built(start, options)
     folder, dataset = Path(folder), read(data)
+    if tuning is not None:
+        part_size(tested_part(dataset, tuning), tuning)
     if schema is not None:
         check_schema(schema, load_network(base) if base is not None else structure(str(architecture), options, dataset))
     if base is not None:
@@ -135,6 +138,16 @@ def run_all(
             summary["saved"] = str(target)
     by_main(lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _built(start: str | Path | None, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Return the architecture of a checkpoint, and its options with the changes given."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(load_network(start)) if start is not None else None
+    if origin is None:
+        raise TrainingError("nothing to train: name an architecture, or a trained checkpoint")
+    return origin.architecture, {**origin.options, **(options or {})}
 
 
 def _tag(ratio: Ratio) -> str:

@@ -34,7 +34,7 @@ class Settings:
     an incomplete last batch is left out of training. ``clip_norm`` acts before the sparsity term is added.
 
     Raises:
-        TrainingError: a value out of range.
+        TrainingError: a value of another type, or out of range.
     """
 
     epochs: int = _setting(10, "Passes over the training images.", least=1)
@@ -80,7 +80,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            _check_type(field, getattr(self, field.name))
             _check_range(field, getattr(self, field.name))
+        if self.min_lr > self.learning_rate:
+            raise TrainingError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
         for name in ("momentum", "label_smoothing", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise TrainingError(f"{name} must be below 1, not {getattr(self, name)!r}")
@@ -102,6 +105,13 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Return all settings by name, ready for JSON."""
         return dataclasses.asdict(self)
+
+
+def _check_type(field: "dataclasses.Field[Any]", value: Any) -> None:
+    kind = type(field.default)
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise TrainingError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
 
 
 def _check_range(field: "dataclasses.Field[Any]", value: Any) -> None:

@@ -12,7 +12,7 @@ from zoo_slim.training._batch_norm import SharedBatchNorm
 from zoo_slim.training._distill import distillation_loss
 from zoo_slim.training._loss import classification_loss, logits_of
 from zoo_slim.training._optimise import make_average, make_optimizer, make_schedule
-from zoo_slim.training._settings import Settings, TrainingError
+from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,8 +73,6 @@ class Stepper:
             self._network = _distributed(model, accelerator)
             if settings.sync_bn:
                 self._shared = SharedBatchNorm
-                if settings.compile:
-                    raise TrainingError("compile cannot share BatchNorm among processes: add --no-sync-bn")
         self._forward: Callable[[Tensor], Any] = self._network
         if settings.compile:
             self._forward = torch.compile(self._network)
