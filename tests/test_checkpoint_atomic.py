@@ -18,6 +18,7 @@ from torch import nn
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError
+from zoo_slim._files import replacing_file
 
 STEPS = ("rename", "mkdir", "fsync", "link", "rmdir", "unlink")
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -269,3 +270,37 @@ def test_empty_folders_links_and_lone_variants(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds variants of a base network"):
         checkpoint.save(slim, tmp_path / "new", architecture=NAME, result=a_result())
     assert torch.equal(load(tmp_path / "new" / "pruned-0.5").scale, slim.scale)
+
+
+@forking
+def test_a_folder_that_cannot_be_opened_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def unreadable(path: Any, *more: Any, **how: Any) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *more, **how)
+
+    monkeypatch.setattr(os, "open", unreadable)
+    model = slimmed(trained(50), a_result())
+    folder = checkpoint.save(model, tmp_path / "mine" / "pruned-x", architecture=NAME, result=a_result())
+    assert same_state(load(folder), model)
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    file, link = tmp_path / "page.md", tmp_path / "link.md"
+    file.write_text("old")
+    link.symlink_to(file)
+    with pytest.raises(ValueError, match="half"), replacing_file(file) as scratch:
+        scratch.write_text("ha")
+        raise ValueError("half")
+    assert file.read_text() == "old"
+    with replacing_file(link) as scratch:
+        scratch.write_text("new")
+        assert (scratch.suffix, file.read_text()) == (".md", "old")
+    assert file.read_text() == "new" and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+    lost = tmp_path / "nowhere" / "page.md"
+    with pytest.raises(FileNotFoundError, match=r"/page\.md'"), replacing_file(lost) as scratch:
+        scratch.write_text("new")
+    with pytest.raises(IsADirectoryError, match="is a folder"), replacing_file(tmp_path):
+        pass

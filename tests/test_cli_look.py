@@ -356,3 +356,12 @@ def test_models_take_turns():
 
     took = latencies({"a": Recorder(4, 1), "b": Recorder(4, 2)}, torch.rand(1, 4), repeats=2)
     assert order == [1, 2] * 5 and set(took) == {"a", "b"} and all(seconds > 0 for seconds in took.values())
+
+
+def test_a_folder_that_a_registered_name_hides_is_told(zoo_slim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_slim(tmp_path / NAME)
+    ran = zoo_slim("load", NAME)
+    assert ran.code == 1 and f"There is a folder {NAME}, too: write ./{NAME} or local-dir:{NAME}." in ran.err
+    for said in (f"./{NAME}", f"local-dir:{NAME}"):
+        assert zoo_slim("info", said).code == 0

@@ -9,7 +9,7 @@ from cli_helpers import NAME, build_tiny, register_tiny, run, save_base, save_sl
 from torch import nn
 
 from zoo_slim import SlimPruner, checkpoint, loading, trace
-from zoo_slim.cli import _check
+from zoo_slim.cli import _check, _export
 from zoo_slim.cli._channels import kept_per_group, removed
 from zoo_slim.registry import registry
 from zoo_slim.schema import read_schema, write_schema
@@ -161,6 +161,9 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
         ((), 2, "give exactly one of --ratio, --params and --macs, not none"),
         (("--ratio", "0.5", "--macs", "0.5"), 2, "not --ratio and --macs"),
         (("--ratio", "1.5"), 1, "ratio 1.5 is not a share"),
+        (("--ratio", "nan"), 1, "ratio nan is not a share"),
+        (("--ratio", "-0.1"), 1, "ratio -0.1 is not a share"),
+        (("--ratio", "0.5", "--picture", "base.png"), 1, "base.png: is a folder"),
         (("--params", "many"), 2, "--params takes a number"),
         (("--params", "2"), 1, "cannot be met"),
         (("--ratio", "0.5", "--minimum", "few"), 2, "--minimum takes a number"),
@@ -178,6 +181,7 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
     ],
 )
 def test_slim_refuses(zoo_slim, base, words, code, message):
+    base.with_suffix(".png").mkdir()
     ran = zoo_slim("slim", "base", *words)
     assert (ran.code, ran.out) == (code, "")
     assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
@@ -229,13 +233,17 @@ def test_schema_from_the_original_format(zoo_slim, tmp_path):
         ((NAME, "--option", "width=-1"), 1, "width"),
         ((NAME, "--from-original", "nowhere.json"), 1, "nowhere.json"),
         ((NAME, "--from-original", "x.json", "--trace"), 2, "contradict"),
-        ((NAME, "--output", "nowhere/x.json"), 1, "nowhere"),
+        ((NAME, "--output", "nowhere/x.json"), 1, "zoo-slim: nowhere/x.json: No such file or directory"),
+        ((NAME, "--output", "."), 1, "zoo-slim: .: is a folder; name a file"),
+        ((NAME, "--output", "/"), 1, "zoo-slim: /: is a folder; name a file"),
+        ((NAME, "--output", "/dev/null"), 1, "zoo-slim: /dev/null: is no regular file"),
     ],
 )
-def test_schema_refuses(zoo_slim, words, code, message):
+def test_schema_refuses(zoo_slim, tmp_path, words, code, message):
     ran = zoo_slim("schema", *words)
     assert (ran.code, ran.out) == (code, "")
     assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_verify(zoo_slim, tmp_path):
@@ -340,6 +348,9 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
     assert zoo_slim("export", "model", "--output", "x.onnx", "--format", "exe").code == 2
     ran = zoo_slim("export", "model", "--output", "nowhere/x.pt2", "--format", "pt2")
     assert ran.code == 1 and "there is no folder nowhere" in ran.err
+    for folder in (".", "/", "model"):
+        ran = zoo_slim("export", "model", "--output", folder)
+        assert (ran.code, ran.err) == (1, f"zoo-slim: {folder}: is a folder; name a file to be written\n")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ran = zoo_slim("export", "model", "--output", "x.onnx")
     assert ran.code == 1 and "pip install onnx onnxscript onnxruntime" in ran.err
@@ -347,8 +358,6 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
 
 
 def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
-    from zoo_slim.cli import _export
-
     def export(model, images, file):
         file.write_bytes(b"something else")
         return 0.5
@@ -358,3 +367,51 @@ def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
     ran = zoo_slim("export", "model", "--output", "x.pt2", "--format", "pt2")
     assert ran.code == 1 and "differ by 5.0e-01" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.out, self.aux = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        features = self.norm(self.body(images)).relu()
+        return {"out": self.out(features), "aux": self.aux(features).mean((2, 3))}
+
+
+@pytest.fixture
+def segmenter(zoo_slim, tmp_path):
+    registry().register("tiny_segmenter", Segmenter, input_size=(3, 8, 8))
+    yield checkpoint.save(Segmenter().eval(), tmp_path / "seg", architecture="tiny_segmenter")
+    registry()._registered.pop("tiny_segmenter")
+
+
+def test_export_compares_all_outputs(zoo_slim, segmenter, tmp_path):
+    ran = zoo_slim("export", "seg", "--output", "seg.pt2", "--format", "pt2")
+    assert ran.code == 0 and "its outputs differ by" in ran.out
+    model = checkpoint.load_folder(segmenter)
+    images = torch.rand(3, 3, 8, 8)
+    wrong = {name: output + (name == "aux") for name, output in model(images).items()}
+    assert _export._difference(model, images, model(images)) == 0 < 0.1 < _export._difference(model, images, wrong)
+    assert _export._difference(model, images, [wrong["out"]]) == float("inf")
+    assert _export._names(model, images) == ["out", "aux"]
+    assert _export._names(model.out, torch.rand(1, 4, 2, 2)) == ["logits"]
+
+
+@pytest.mark.slow
+def test_export_names_the_outputs(zoo_slim, segmenter, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert zoo_slim("export", "seg", "--output", "seg.onnx").code == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "seg.onnx"), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["out", "aux"]
+
+
+def test_what_cannot_be_exported_is_told(zoo_slim, tmp_path, monkeypatch):
+    def export(model, images, file):
+        raise RuntimeError("data-dependent\nand more")
+
+    save_slim(tmp_path / "model")
+    monkeypatch.setattr(_export, "_pt2", export)
+    ran = zoo_slim("export", "model", "--output", "x.pt2", "--format", "pt2")
+    assert (ran.code, ran.err) == (1, "zoo-slim: model: cannot be exported to pt2: RuntimeError: data-dependent\n")

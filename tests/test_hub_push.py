@@ -312,3 +312,48 @@ def test_folders_go_as_one_commit(hub: Hub, client: Client, repo: Repo, tmp_path
     damaged = client.command("push", "one", "me/other")
     assert damaged.code == 1 and "is not the file whose SHA-256 is in config.json" in damaged.err
     assert not hub.store.repo("me/other").exists
+
+
+def test_a_variant_without_weights_goes_to_a_new_branch(client: Client, repo: Repo) -> None:
+    code = """
+    print(error_of(push, "delta", 1, weights=False))
+    push(None, 1)
+    push("delta", 1, weights=False, revision="next")
+    print(error_of(push, "delta", 1, weights=False, revision="none", create_pr=True))
+    """
+    nothing, missing = client.run(code).ok().splitlines()
+    assert nothing.startswith("HubError: hf-hub:me/net: there is no such repository") and "push that first" in nothing
+    assert missing.startswith("HubError: hf-hub:me/net@none: it has no revision 'none'; it has main, next")
+    assert "pruned-delta/config.json" in repo.paths("next") and "none" not in repo.state.branches
+    client.run(
+        """
+        delta = load("hf-hub:me/net@next", "delta")
+        assert cnn.same_state(delta, cnn.slimmed(cnn.trained(1), cnn.a_result()))
+        """
+    ).ok()
+
+
+def test_pulling_a_base_keeps_what_local_variants_are_cut_from(client: Client, repo: Repo) -> None:
+    code = """
+    push(None, 1)
+    place = zoo_slim.loading.places("hf-hub:me/net")[0]
+    folder = Path("pulled")
+    zoo_slim.hub.pull(place, None, folder)
+    how.update(result=cnn.a_result(), weights=False)
+    for tag in ("mine", "delta"):
+        zoo_slim.save(cnn.slimmed(cnn.trained(1), cnn.a_result()), folder / f"pruned-{tag}", **how)
+    zoo_slim.hub.pull(place, None, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    how = dict(architecture=cnn.NAME, options={"num_classes": 5})
+    push(None, 0)
+    print(error_of(zoo_slim.hub.pull, place, None, folder))
+    assert (folder / "model.safetensors").read_bytes() == before
+    load(folder, "mine")
+    push("delta", 0, weights=False)
+    push("mine", 0, weights=False)
+    zoo_slim.hub.pull(place, None, folder)
+    for tag in ("mine", "delta"):
+        assert cnn.same_state(load(folder, tag), cnn.slimmed(cnn.trained(0), cnn.a_result()))
+    """
+    said = client.run(code).ok()
+    assert "pulled: variant 'delta' has no weights of its own and is cut from those that would be replaced" in said

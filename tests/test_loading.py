@@ -158,3 +158,42 @@ def test_places(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "my/org")
     with pytest.raises(CheckpointError, match="ZOO_SLIM_NAMESPACE"):
         places(NAME)
+
+
+def test_paths_mean_folders(zoo: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "mine")
+    assert places(tmp_path / "mine") == [LocalPlace(tmp_path / "mine")]
+    assert variants(tmp_path / "mine") == ["0.5", "0.75"]
+    assert same_state(load(tmp_path / "mine", 0.5), slimmed(trained(0), a_result()))
+    with pytest.raises(CheckpointError, match="18: expected a registered name, hf-hub:org/name, or a folder's path"):
+        load(18)  # type: ignore[arg-type]
+
+
+def test_a_variant_loads_from_inside_its_folder(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "net", tags=())
+    how: dict[str, Any] = {"architecture": NAME, "options": {"num_classes": 5}, "result": a_result(), "weights": False}
+    delta = slimmed(trained(1), a_result())
+    checkpoint.save(delta, tmp_path / "net" / "pruned-delta", **how)
+    (tmp_path / "net" / "pruned-delta" / "in").mkdir()
+    for inside, said in (("", "."), ("in", ".."), ("in", "../.")):
+        monkeypatch.chdir(tmp_path / "net" / "pruned-delta" / inside)
+        assert same_state(load(f"local-dir:{said}"), delta) and same_state(checkpoint.load_folder(said), delta)
+
+
+def test_a_folder_that_a_registered_name_hides_is_told(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        load(NAME)
+    assert "There is a folder" not in str(caught.value)
+    fill(tmp_path / NAME)
+    with pytest.raises(CheckpointError, match=f"There is a folder '{NAME}', too: load it as 'local-dir:{NAME}'"):
+        load(NAME)
+
+
+def test_home_is_the_same_for_saving_and_loading(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert checkpoint.save(trained(1), "~/net", architecture=NAME) == tmp_path / "net"
+    assert same_state(load("local-dir:~/net"), trained(1)) and same_state(checkpoint.load_folder("~/net"), trained(1))

@@ -93,6 +93,12 @@ def test_input_size_is_three_positive_integers(size):
         Architecture("net", small, input_size=size)
 
 
+@pytest.mark.parametrize("fields", [{"input_size": 32}, {"options": 3}, {"size": (3, 8, 8)}])
+def test_fields_of_another_kind_are_refused(fields):
+    with pytest.raises(RegistryError, match=r"'net' cannot be registered with .*; the fields are input_size="):
+        Registry(entry_points=[]).register("net", small, **fields)
+
+
 def test_declared_options_are_checked():
     with pytest.raises(RegistryError, match=r"option 'a' .* tuple of strings was expected"):
         Architecture("net", small, options={"a": list})  # type: ignore[dict-item]

@@ -14,7 +14,7 @@ from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, NotThereError, RegistryError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
 from zoo_slim.checkpoint._config import check_variant
-from zoo_slim.checkpoint._folder import find_folder
+from zoo_slim.checkpoint._folder import find_folder, named
 from zoo_slim.checkpoint._load import check_dtype, resolve_device
 from zoo_slim.checkpoint._meta import build_real
 from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_repo, is_revision, is_verified
@@ -102,7 +102,7 @@ def bundled_zoo() -> Path:
 
 
 def places(
-    name: str,
+    name: str | os.PathLike[str],
     revision: str | None = None,
     *,
     token: str | bool | None = None,
@@ -111,9 +111,9 @@ def places(
     """Return where a name is looked for, in order.
 
     Args:
-        name: ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` is a repository, ``local-dir:path`` a folder. Any
-            other is a registered name: the bundled zoo has it (unless a revision is given), or the default namespace
-            on the Hub, where ``/`` becomes ``__``.
+        name: ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` is a repository, ``local-dir:path`` or a
+            `pathlib.Path` a folder. Any other is a registered name: the bundled zoo has it (unless a revision is
+            given), or the default namespace on the Hub, where ``/`` becomes ``__``.
         revision: branch, tag or commit on the Hub.
         token: access token for the Hub; None: that of this machine; False: none.
         local_files_only: the Hub is not asked; what is in its cache can be had.
@@ -122,22 +122,32 @@ def places(
         CheckpointError: the name is malformed, or looks like a repository or a path but has no prefix.
         RegistryError: no architecture and no bundled model has the name.
     """
+    name = _text(name)
     if revision is not None and not is_revision(revision):
         raise CheckpointError(f"revision {revision!r}: expected a branch, a tag or a commit")
     if name.startswith(HUB_PREFIX):
-        repo, separator, named = name.removeprefix(HUB_PREFIX).partition("@")
-        if not is_repo(repo) or (separator and not is_revision(named)):
+        repo, separator, commit = name.removeprefix(HUB_PREFIX).partition("@")
+        if not is_repo(repo) or (separator and not is_revision(commit)):
             raise CheckpointError(f"{name!r}: expected {HUB_PREFIX}org/name or {HUB_PREFIX}org/name@revision")
-        if separator and revision is not None and revision != named:
+        if separator and revision is not None and revision != commit:
             raise CheckpointError(f"{name!r} names a revision, but revision={revision!r} was given too; leave one out")
-        return [HubPlace(repo, named or revision, token, local_files_only)]
+        return [HubPlace(repo, commit or revision, token, local_files_only)]
     if name.startswith(LOCAL_PREFIX):
         if revision is not None:
             raise CheckpointError(f"{name!r}: a folder has no revisions, but revision={revision!r} was given")
         if not (path := name.removeprefix(LOCAL_PREFIX)):
             raise CheckpointError(f"{name!r}: expected {LOCAL_PREFIX}path")
-        return [LocalPlace(Path(path).expanduser())]
+        return [LocalPlace(named(path))]
     return _registered_places(name, revision, token, local_files_only)
+
+
+def _text(name: str | os.PathLike[str]) -> str:
+    """Return a name as text; a path becomes that of a folder."""
+    if isinstance(name, os.PathLike):
+        return f"{LOCAL_PREFIX}{os.fsdecode(name)}"
+    if not isinstance(name, str):
+        raise CheckpointError(f"{name!r}: expected a registered name, {HUB_PREFIX}org/name, or a folder's path")
+    return name
 
 
 def _registered_places(
@@ -166,7 +176,7 @@ def _registered_places(
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     pruned: str | float | None = None,
     *,
     pretrained: bool = True,
@@ -180,7 +190,8 @@ def load(
     """Load a network by name: an ordinary module of its architecture, only narrower if ``pruned`` is given.
 
     Args:
-        name: a registered name (``resnet18``), ``hf-hub:org/name@revision`` or ``local-dir:path``; see `places`.
+        name: a registered name (``resnet18``), ``hf-hub:org/name@revision``, or a folder: ``local-dir:path`` or a
+            `pathlib.Path`; see `places`.
         pruned: tag of a variant, ``"0.75"`` for instance; None: the base network, or what a folder holds itself.
         pretrained: False: random weights; a registered name needs no checkpoint then.
         revision: branch, tag or commit on the Hub.
@@ -199,6 +210,7 @@ def load(
             damaged or does not fit.
         RegistryError: no such name, or not one of the architecture's options.
     """
+    name = _text(name)
     tag = f"{pruned:g}" if isinstance(pruned, (int, float)) else pruned
     if tag is not None:
         check_variant(tag, name, "pruned")
@@ -251,7 +263,14 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
         lines.append(
             f"Pass pretrained=False for random weights, or name a place: '{HUB_PREFIX}org/name', '{LOCAL_PREFIX}path'."
         )
+    if is_hidden_folder(name):
+        lines.append(f"There is a folder {name!r}, too: load it as '{LOCAL_PREFIX}{name}'.")
     return "\n".join(lines)
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Return whether a folder has this registered name, which therefore does not mean the folder."""
+    return not name.startswith((HUB_PREFIX, LOCAL_PREFIX)) and os.path.isdir(name)
 
 
 def known_variants(place: Place, error: NotThereError) -> list[str]:
@@ -264,7 +283,7 @@ def known_variants(place: Place, error: NotThereError) -> list[str]:
         return []
 
 
-def variants(name: str, revision: str | None = None) -> list[str]:
+def variants(name: str | os.PathLike[str], revision: str | None = None) -> list[str]:
     """Return the tags of the variants that a name has: in its folder, its repository, or the bundled zoo.
 
     For a registered name without a revision only the bundled zoo is asked.

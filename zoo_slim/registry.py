@@ -76,7 +76,14 @@ class Registry:
         """
 
         def add(build: _Builder) -> _Builder:
-            architecture = Architecture(name, build, **fields)
+            try:
+                architecture = Architecture(name, build, **fields)
+            except TypeError as error:
+                given = ", ".join(f"{field}={value!r}" for field, value in fields.items())
+                raise RegistryError(
+                    f"architecture {name!r} cannot be registered with {given}: {error}; the fields are "
+                    "input_size=(channels, height, width), options={name: kind} and schema=file"
+                ) from None
             with self._lock:
                 earlier = self._registered.get(name)
                 if earlier is not None and not _same(earlier.builder, build):

@@ -7,7 +7,8 @@ nothing stands in its place: readers then read it, and the next save puts it bac
 the old is renamed to a ``.tmp-`` name before it is deleted: a ``.tmp-`` folder is never read, and the next save deletes
 it. So at every moment exactly one complete checkpoint, the old or the new, is found under the name. A reader that has
 read ``config.json`` before the change and the weights after it notices by the digests in the former, and by the folder
-being another one, and reads again. Savers exclude each other by locking the folders above, topmost first.
+being another one, and reads again. Savers of a network and of its variants exclude each other by locking the folder
+that the network's folder is in.
 """
 
 import contextlib
@@ -27,11 +28,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["VARIANT_PREFIX", "find_folder", "list_variants", "read_consistently", "replacing"]
+__all__ = ["VARIANT_PREFIX", "find_folder", "list_variants", "named", "read_consistently", "replacing"]
 
 VARIANT_PREFIX = "pruned-"
 _OWN = {CONFIG, MODEL, PRUNING}
 _T = TypeVar("_T")
+
+
+def named(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a checkpoint's folder that ends in its name; a leading ``~`` is the user's home.
+
+    Raises:
+        CheckpointError: it cannot be a path.
+    """
+    path = Path(os.path.expanduser(folder))
+    if "\0" in str(path):
+        raise CheckpointError(f"{str(path)!r}: a path cannot hold a null character; choose another folder")
+    return Path(os.path.realpath(path)) if path.name in ("", "..") else path
 
 
 def _aside(folder: Path, kind: str) -> list[Path]:
@@ -90,12 +103,17 @@ def read_consistently(folder: Path, read: Callable[[Path], _T]) -> _T:
 
 
 def _lock(folder: Path) -> int | None:
-    """Wait for the lock of a folder and return its descriptor; None where the file system has no locks.
+    """Wait for the lock of a folder and return its descriptor; None where it cannot be had.
+
+    Not every file system has locks, and a folder that may not be read cannot be opened.
 
     The system releases it when its holder ends, however it ends.
     """
     while fcntl:
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError:
+            return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo_slim._errors import CheckpointError, RegistryError, SlimmingError
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
-from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, read_consistently
+from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, read_consistently
 from zoo_slim.checkpoint._json import fail
 from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, attach_origin
@@ -63,12 +63,12 @@ def read_config(folder: str | os.PathLike[str]) -> Config:
     Raises:
         CheckpointError: naming the file, the field, what was expected and what was found.
     """
-    return read_consistently(Path(folder), _read_config)
+    return read_consistently(named(folder), _read_config)
 
 
 def variants(folder: str | os.PathLike[str]) -> list[str]:
     """Return the tags of the variants in a base checkpoint's folder, sorted; ``[]`` where there are none."""
-    return list_variants(Path(folder))
+    return list_variants(named(folder))
 
 
 def read_skeleton(folder: str | os.PathLike[str]) -> Skeleton:
@@ -78,7 +78,7 @@ def read_skeleton(folder: str | os.PathLike[str]) -> Skeleton:
         CheckpointError: naming the file and field that is missing, damaged or does not fit.
         RegistryError: the architecture is not installed, or does not take an option.
     """
-    return read_consistently(Path(folder), lambda place: _read_skeleton(place, {}))
+    return read_consistently(named(folder), lambda place: _read_skeleton(place, {}))
 
 
 def load_folder(
@@ -120,7 +120,7 @@ def load_folder(
     def read(place: Path) -> nn.Module:
         return _load(place, pretrained, where, dtype, dict(options or {}), base, verified)
 
-    return read_consistently(Path(folder), read)
+    return read_consistently(named(folder), read)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -1,13 +1,15 @@
 """Where a model comes from: what `save` needs to know beyond the weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult
 
-__all__ = ["Origin", "attach_origin", "origin_of", "unwrap"]
+__all__ = ["Origin", "attach_origin", "origin_of", "trained_on"]
 
 _ATTRIBUTE = "zoo_slim_origin"
 
@@ -42,17 +44,6 @@ class Origin:
     base: dict[str, Any] = field(default_factory=dict)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside `torch.compile`, DataParallel and DistributedDataParallel."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def attach_origin(model: nn.Module, origin: Origin) -> nn.Module:
     """Attach ``origin`` to ``model`` (in place of an earlier one) and return the model."""
     setattr(unwrap(model), _ATTRIBUTE, origin)
@@ -63,3 +54,12 @@ def origin_of(model: nn.Module) -> Origin | None:
     """Return the model's `Origin`, or None for a model that zoo_slim neither loaded nor slimmed."""
     origin = vars(unwrap(model)).get(_ATTRIBUTE)
     return origin if isinstance(origin, Origin) else None
+
+
+def trained_on(training: object) -> str | None:
+    """Return the data set of a network's last training, by what is recorded: its own, or one of those before it."""
+    while isinstance(training, Mapping):
+        if isinstance(training.get("dataset"), str):
+            return str(training["dataset"])
+        training = training.get("base")
+    return None

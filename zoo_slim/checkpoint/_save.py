@@ -1,7 +1,8 @@
 """Write a network as a slim checkpoint."""
 
+import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,20 @@ import torch
 from torch import nn
 
 from zoo_slim._errors import CheckpointError
+from zoo_slim._networks import unwrap
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
 from zoo_slim.checkpoint._delta import cut_from_file, cut_from_folder_above
-from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, replacing
+from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, replacing
 from zoo_slim.checkpoint._json import check_tree
 from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
-from zoo_slim.checkpoint._origin import Origin, origin_of, unwrap
+from zoo_slim.checkpoint._origin import Origin, origin_of
 from zoo_slim.checkpoint._result_file import check_meaning, write_result
 from zoo_slim.checkpoint._weights import check_fits, floating_dtype, write_weights
-from zoo_slim.registry import registry
+from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 
-__all__ = ["save"]
+__all__ = ["check_dependants", "save"]
 
 
 def save(
@@ -51,11 +53,12 @@ def save(
     Args:
         model: a network of a registered architecture, or a slim network made from one; any device, any mode.
         folder: the checkpoint's own folder: ``NAME`` for a base network, ``NAME/pruned-VARIANT`` for a variant of it.
+            A leading ``~`` is the user's home.
         architecture: registered name of the architecture.
         options: keyword arguments that the architecture was built with.
         result: what was kept of the original network, if the model is slim.
         variant: tag of a slim network; defaults to what follows ``pruned-`` in the folder's name.
-        classes: names of the outputs, in order.
+        classes: names of the outputs, in order; as many as the architecture's ``num_classes``, if it has that option.
         input: ``{"size": [channels, height, width], "mean": [...], "std": [...]}``.
         metrics: what was measured of this network; measure it after a cast to ``dtype``.
         training: how it was trained. Plain data, as are ``metrics`` and ``base``.
@@ -76,7 +79,9 @@ def save(
             something else, or cannot be written.
         RegistryError: no such architecture, or not one of its options.
     """
-    folder = Path(folder)
+    folder = named(folder)
+    if isinstance(classes, str):
+        raise CheckpointError(f"save: classes must be a list of names, found the text {classes!r}")
     model = unwrap(model)
     origin = _origin(
         origin_of(model),
@@ -118,6 +123,8 @@ def save(
     unwritten = FileRecord("0" * 64, 0)
     expected_files = {PRUNING: unwritten} if origin.result is not None else {}
     parse_config(replace(config, files=expected_files).to_json().encode(), where)
+    if classes is not None:
+        _check_classes(origin.classes or (), known, checked)
     delta = not weights or base_weights is not None
     if delta:
         config = _delta(model, original, origin, config, folder, dtype, base_weights, base_file)
@@ -131,7 +138,7 @@ def save(
             files[PRUNING] = FileRecord(*write_result(origin.result, place / PRUNING, shapes_of(original)))
         if not delta:
             files[MODEL] = write_weights(model, place / MODEL, dtype)
-            _check_dependants(folder, files[MODEL])
+            check_dependants(folder, files[MODEL])
         text = replace(config, files=files).to_json()
         parse_config(text.encode(), where)
         with (place / CONFIG).open("x", encoding="utf-8") as stream:
@@ -152,6 +159,14 @@ def _origin(attached: Origin | None, architecture: str | None, **fields: Any) ->
             " built with) and, if it is slim, result="
         )
     return replace(attached, **given)
+
+
+def _check_classes(classes: Collection[str], known: Architecture, options: Mapping[str, Any]) -> None:
+    """Compare the number of names with ``num_classes``, as far as that is known."""
+    parameter = inspect.signature(known.builder).parameters.get("num_classes")
+    count = options.get("num_classes", None if parameter is None else parameter.default)
+    if type(count) is int and count != len(classes):
+        raise CheckpointError(f"save: classes must be {count} names, as num_classes says, found {len(classes)}")
 
 
 def _variant(origin: Origin, given: str | None, folder: Path) -> str | None:
@@ -196,8 +211,20 @@ def _delta(
     return cut_from_file(model, original, origin.result, config, base_weights, base_file)
 
 
-def _check_dependants(folder: Path, new: FileRecord) -> None:
+def check_dependants(folder: Path, new: FileRecord | None, but: Collection[str | None] = ()) -> None:
+    """Refuse to replace a base's weights while variants in its folder are cut from them.
+
+    Args:
+        folder: the base's.
+        new: its weights to be; None: it is to have none.
+        but: variants that are to be replaced, too.
+
+    Raises:
+        CheckpointError: naming the variant.
+    """
     for variant in list_variants(folder):
+        if variant in but:
+            continue
         file = folder / f"{VARIANT_PREFIX}{variant}" / CONFIG
         needed = parse_config(read_bytes(file, 1 << 20), str(file)).base_weights
         if isinstance(needed, FileRecord) and needed != new:

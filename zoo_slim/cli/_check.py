@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_slim import slim
+from zoo_slim._containers import tensors_in
 from zoo_slim._errors import CheckpointError, ZooSlimError
 from zoo_slim.checkpoint import Config
 from zoo_slim.cli._channels import removable, removed
@@ -18,7 +19,6 @@ from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming import over_batches, randomize, training_step, verify
 from zoo_slim.slimming._score import find_criterion
 from zoo_slim.tracing import Trace, run_trace, schema_of
-from zoo_slim.tracing._interpreter import tensors_in
 
 if TYPE_CHECKING:
     from torch import nn

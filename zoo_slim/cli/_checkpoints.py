@@ -44,6 +44,8 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
             lines.append(f"  {there}: {error}")
             if known := loading.known_variants(there, error):
                 lines[-1] += f"; its variants are {', '.join(known)}: add --pruned {known[-1]}"
+    if loading.is_hidden_folder(name):
+        lines.append(f"There is a folder {name}, too: write ./{name} or {loading.LOCAL_PREFIX}{name}.")
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
     raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))
 

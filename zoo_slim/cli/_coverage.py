@@ -48,8 +48,11 @@ def coverage(
 
     Ends with exit code 1 if a model is not exact, or fails.
     """
+    from zoo_slim._files import check_replaceable
     from zoo_slim.coverage import BAD, Bounds, cover, read_lines, verdict
 
+    if markdown is not None:
+        check_replaceable(markdown)
     if not patterns and not distinct and markdown is None:
         raise typer.BadParameter(
             "give names or patterns, or --distinct, or --markdown for a table of what --jsonl holds"
@@ -94,12 +97,12 @@ def _names(patterns: list[str], distinct: bool) -> list[str]:
 
 def _write(file: Path, records: list[dict[str, Any]]) -> None:
     """Write the page; whoever reads it meanwhile sees the old one."""
+    from zoo_slim._files import replacing_file
     from zoo_slim.coverage import markdown
 
     page = markdown(records, "zoo-slim coverage", f"{os.cpu_count()} cores")
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(file)
+    with replacing_file(file) as scratch:
+        scratch.write_text(page, encoding="utf-8")
 
 
 def _show(records: list[dict[str, Any]]) -> None:

@@ -1,8 +1,9 @@
 """The command export."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,12 +37,15 @@ def export(
     The file takes batches of any size. It is run, and its outputs are compared.
     """
     from zoo_slim._errors import ZooSlimError
+    from zoo_slim._files import check_replaceable, replacing_file
     from zoo_slim.checkpoint import read_config
+    from zoo_slim.hub._errors import first_line
     from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
     if format not in FORMATS:
         raise typer.BadParameter(f"--format takes {' or '.join(FORMATS)}, not {format!r}")
+    check_replaceable(output)
     if not output.absolute().parent.is_dir():
         raise ZooSlimError(f"{output}: there is no folder {output.parent}; make it first")
     if format == "onnx":
@@ -51,19 +55,20 @@ def export(
         model = load_folder(folder).float()
         config = read_config(folder)
         images = example_of(registry().find(config.architecture), config, 3)
-    scratch = output.with_name(f".{output.name}.tmp{output.suffix}")
-    try:
+    with replacing_file(output) as scratch:
         with status(f"exporting {name}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            difference = (_onnx if format == "onnx" else _pt2)(model, images, scratch)
+            try:
+                difference = (_onnx if format == "onnx" else _pt2)(model, images, scratch)
+            except OSError:
+                raise
+            except Exception as error:  # of whatever kind: it is the exporter's, or the network's own code
+                raise ZooSlimError(f"{name}: cannot be exported to {format}: {first_line(error)}") from error
         if not difference <= TOLERANCE:
             raise ZooSlimError(
                 f"{name}: the exported network's outputs differ by {difference:.1e} of the largest, more than "
                 f"{TOLERANCE:.0e}; nothing was written"
             )
-        scratch.replace(output)
-    finally:
-        scratch.unlink(missing_ok=True)
     typer.echo(f"saved {output} ({size(output.stat().st_size)}); its outputs differ by {difference:.1e} of the largest")
 
 
@@ -90,7 +95,7 @@ def _onnx(model: "nn.Module", images: "Tensor", file: Path) -> float:
         (images,),
         str(file),
         input_names=["images"],
-        output_names=["logits"],
+        output_names=_names(model, images),
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         external_data=False,
@@ -98,9 +103,22 @@ def _onnx(model: "nn.Module", images: "Tensor", file: Path) -> float:
     )
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return max(
-        _difference(model, batch, torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]))
+        _difference(model, batch, [torch.from_numpy(found) for found in session.run(None, {"images": batch.numpy()})])
         for batch in (images, images[:1])
     )
+
+
+def _names(model: "nn.Module", images: "Tensor") -> list[str] | None:
+    """Return the names of a network's outputs: a dict's keys, ``logits`` for a single tensor; None: it has none."""
+    import torch
+
+    with torch.no_grad():
+        outputs = model(images)
+    if isinstance(outputs, torch.Tensor):
+        return ["logits"]
+    if isinstance(outputs, Mapping) and all(isinstance(value, torch.Tensor) for value in outputs.values()):
+        return [str(key) for key in outputs]
+    return None
 
 
 def _pt2(model: "nn.Module", images: "Tensor", file: Path) -> float:
@@ -113,10 +131,23 @@ def _pt2(model: "nn.Module", images: "Tensor", file: Path) -> float:
     return max(_difference(model, batch, loaded(batch)) for batch in (images, images[:1]))
 
 
-def _difference(model: "nn.Module", images: "Tensor", found: "Tensor") -> float:
+def _difference(model: "nn.Module", images: "Tensor", outputs: Any) -> float:
+    """Return the largest difference of outputs from the model's, relative to the largest value of the same tensor."""
     import torch
 
+    from zoo_slim._containers import tensors_in
+
     with torch.inference_mode():
-        expected = model(images)
-    difference = (found.detach() - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+        expected = tensors_in(model(images))
+    found = tensors_in(outputs)
+    if not expected or [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return float("inf")
+    return max(_relative(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _relative(found: "Tensor", expected: "Tensor") -> float:
+    if not expected.numel():
+        return 0.0
+    found, expected = found.detach().double(), expected.double()
+    difference = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
     return float(difference.nan_to_num(float("inf")))

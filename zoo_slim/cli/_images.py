@@ -1,6 +1,6 @@
 """Image files as a network takes them, and what a classifier says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 
     from PIL import Image
 
     from zoo_slim._errors import DataError
+    from zoo_slim.checkpoint._origin import trained_on
 
     given = origin.input or {}
     channels, height, width = given.get("size") or default_size
@@ -64,23 +65,13 @@ def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 
         raise DataError(f"the network takes images of {channels} channels; an image file has 1 or 3")
     image = image.convert("L" if channels == 1 else "RGB")
     missing = height - image.height, width - image.width
-    if _trained_on(origin) == "image-folder" or not all(0 <= pixels <= MARGIN for pixels in missing):
+    if trained_on(origin.training) == "image-folder" or not all(0 <= pixels <= MARGIN for pixels in missing):
         image = _resized_and_cropped(image, height, width)
     canvas = Image.new(image.mode, (width, height))
     canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     pixels = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255).reshape(height, width, channels)
     mean, std = (torch.tensor(given.get(key) or [start] * channels) for key, start in (("mean", 0.0), ("std", 1.0)))
     return ((pixels - mean) / std).permute(2, 0, 1).unsqueeze(0)
-
-
-def _trained_on(origin: "Origin") -> str | None:
-    """The data set that a network was trained on last, itself or the one that it was slimmed from."""
-    training: Any = origin.training
-    while isinstance(training, Mapping):
-        if isinstance(training.get("dataset"), str):
-            return str(training["dataset"])
-        training = training.get("base")
-    return None
 
 
 def _resized_and_cropped(image: "Image", height: int, width: int) -> "Image":

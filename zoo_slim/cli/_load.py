@@ -113,6 +113,7 @@ def _report(
     import torch
 
     from zoo_slim.checkpoint import MODEL, PRUNING
+    from zoo_slim.checkpoint._origin import trained_on
     from zoo_slim.slimming import count_macs, count_params
 
     slim = PRUNING in config.files
@@ -126,7 +127,7 @@ def _report(
         "file_bytes": weights.bytes if weights else None,
         "file_dtype": config.stored_dtype,
         "test_accuracy": config.metrics.get("test_accuracy"),
-        "dataset": config.training.get("dataset") or (config.training.get("base") or {}).get("dataset"),
+        "dataset": trained_on(config.training),
         "epochs": epochs_of(config.training),
         "load_seconds": seconds,
         "latency_ms": 1e3 * took["slim"],

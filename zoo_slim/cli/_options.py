@@ -1,6 +1,6 @@
 """Options that several commands share, and how their texts become values."""
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +28,7 @@ def example(command: str) -> str:
 
 def place(name: str) -> str:
     """Return the name as `zoo_slim.load` takes it: the path of a folder gets its prefix, unless it is a known name."""
-    if ":" in name or not Path(name).expanduser().is_dir():
+    if ":" in name or not os.path.isdir(os.path.expanduser(name)):
         return name
     from zoo_slim._errors import RegistryError
     from zoo_slim.registry import registry

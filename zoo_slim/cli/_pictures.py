@@ -14,8 +14,12 @@ def check_ending(option: str, file: Path) -> None:
 
     Raises:
         ZooSlimError: an unknown ending.
+        OSError: it is a folder.
     """
     from zoo_slim._errors import ZooSlimError
+    from zoo_slim._files import check_replaceable
+
+    check_replaceable(file)
 
     if file.suffix not in (".png", ".svg", ".pdf"):
         raise ZooSlimError(f"{option} {file}: the ending must be .png, .svg or .pdf")
@@ -23,5 +27,8 @@ def check_ending(option: str, file: Path) -> None:
 
 def write_picture(figure: "Figure", file: Path) -> None:
     """Write a picture, and the folders that it lies in."""
+    from zoo_slim._files import replacing_file
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    with replacing_file(file) as scratch:
+        figure.savefig(scratch, dpi=130)

@@ -68,6 +68,7 @@ def check_picture(file: Path) -> None:
 
     Raises:
         ZooSlimError: an unknown ending, or matplotlib is missing.
+        OSError: it is a folder.
     """
     from importlib.util import find_spec
 

@@ -29,6 +29,7 @@ def schema(
 
     The bundled one where there is one, else a traced one.
     """
+    from zoo_slim._files import check_replaceable
     from zoo_slim.checkpoint._meta import build_on_meta
     from zoo_slim.registry import registry
     from zoo_slim.schema import convert_original, dumps, read_original, read_schema, write_schema
@@ -36,6 +37,8 @@ def schema(
 
     if trace and from_original is not None:
         raise typer.BadParameter("--trace and --from-original contradict each other; give one of them")
+    if output is not None:
+        check_replaceable(output)
     architecture = registry().find(name)
     options = architecture.check(parse_options(option, None, None))
     if from_original is not None:

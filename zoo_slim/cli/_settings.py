@@ -10,7 +10,7 @@ import typer
 
 from zoo_slim.training._settings import Settings
 
-__all__ = ["given_options", "takes_changes", "takes_settings"]
+__all__ = ["given_options", "refuse_idle", "takes_changes", "takes_settings"]
 
 Command = Callable[..., None]
 
@@ -25,6 +25,19 @@ def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
         for name, source in sources.items()
         if source is not None and source.name == "COMMANDLINE"
     ]
+
+
+def refuse_idle(context: typer.Context, needed: str, there: object, names: Iterable[str]) -> None:
+    """Refuse parameters that were given on the command line although what they need is not ``there``.
+
+    Args:
+        context: the command's.
+        needed: what to add, as an option.
+        there: whether it was given.
+        names: of the parameters.
+    """
+    if not there and (idle := given_options(context, names)):
+        raise typer.BadParameter(f"{' and '.join(idle)} would have no effect: add {needed}, or leave it out")
 
 
 def takes_settings(**defaults: Any) -> Callable[[Command], Command]:

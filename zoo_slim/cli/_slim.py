@@ -113,7 +113,7 @@ def slim(
     from zoo_slim import checkpoint, find_cliff, fold_constants
     from zoo_slim import recalibrate as recalibrate_statistics
     from zoo_slim import slim as slim_model
-    from zoo_slim._errors import CheckpointError
+    from zoo_slim._errors import CheckpointError, SlimmingError
     from zoo_slim.checkpoint._config import check_variant
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema, as_schema, convert_original
@@ -124,6 +124,8 @@ def slim(
 
     blocks = None if remove_blocks is None else _blocks(remove_blocks)
     share = None if ratio is None else parse_ratio(ratio, "--ratio")
+    if isinstance(share, float) and not 0 <= share < 1:
+        raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1, or auto")
     budget, tag = _budget(share, params, macs, blocks, dry_run)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):

@@ -7,7 +7,7 @@ import typer
 
 from zoo_slim.cli._command import recorded_command
 from zoo_slim.cli._options import Options, Pruned, example, parse_options, parse_ratio
-from zoo_slim.cli._settings import given_options, takes_changes, takes_settings
+from zoo_slim.cli._settings import given_options, refuse_idle, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
 if TYPE_CHECKING:
@@ -37,11 +37,19 @@ ORIGINAL = {"epochs": 120, "batch_size": 64, "learning_rate": 0.01}
 CHANGES = ("epochs", "learning_rate", "batch_size", "weight_decay")
 """Settings that `run` takes a second time, for fine-tuning."""
 
-OF_SPARSITY = ("sparsity", "penalty", "sparsity_schedule", "sparsity_epochs", "weight_groups")
+OF_SPARSITY = ("penalty", "sparsity_schedule", "sparsity_epochs", "weight_groups")
+OF_TEACHER = ("distill_weight", "distill_temperature")
+OF_TRAINING = ("warmup_epochs", "stem", "num_classes", "option")
 OF_TUNING = (
     "prune_ratio", "prune_schema", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
 )  # fmt: skip
-"""Options of `run` that need its switches."""
+"""Parameters that need a sparsity, a teacher, training from the beginning, and slimming."""
+
+OF_TEST = (
+    "architecture", "net", "ckpt", "ckpt_pruned", "dataset", "data", "image_size", "download",
+    "batch_size", "limit", "device", "workers",
+)  # fmt: skip
+"""Parameters of `run` that matter where a network is only tested."""
 
 ORIGINAL_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 """Option names may be written with underscores, as the original tool's script wants them."""
@@ -61,6 +69,7 @@ def add_commands(app: typer.Typer) -> None:
 
 @takes_settings(**ORIGINAL)
 def train(
+    context: typer.Context,
     architecture: Annotated[str, typer.Argument(help="A registered name; `zoo-slim list` shows them.")],
     dataset: DatasetName,
     data: DataRoot,
@@ -82,6 +91,7 @@ def train(
     from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
+    _refuse_idle_settings(context, teacher)
     saved = _pipeline.train(
         architecture,
         _data(dataset, data, image_size, download),
@@ -98,6 +108,7 @@ def train(
 
 @takes_settings(**{**ORIGINAL, "learning_rate": 0.001})
 def finetune(
+    context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="Folder of a slim checkpoint, hf-hub:org/name or a name.")],
     dataset: DatasetName,
     data: DataRoot,
@@ -114,6 +125,7 @@ def finetune(
     from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
+    _refuse_idle_settings(context, teacher)
     saved = _pipeline.finetune(
         find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
@@ -201,6 +213,8 @@ def run(
     from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline, _run_all
 
+    if architecture and net and architecture != net:
+        raise typer.BadParameter(f"{architecture!r} and --net {net!r} are two architectures; give one of them")
     name = architecture or net
     if name is None and ckpt is None and ckpt_pruned is None:
         raise typer.BadParameter("name the architecture: zoo-slim run resnet18 …, or --net resnet18")
@@ -209,18 +223,25 @@ def run(
             "--ckpt-pruned is a network to test; to train it further use zoo-slim finetune, "
             "or leave --sparsity-train and --fine-tune out"
         )
-    for switch, on, needing in (
-        ("--sparsity-train", sparsity_train, OF_SPARSITY),
-        ("--fine-tune", slim_and_tune, OF_TUNING),
-    ):
-        if not on and (idle := given_options(context, needing)):
-            raise typer.BadParameter(f"{' and '.join(idle)} would have no effect: add {switch}, or leave it out")
-    where = _data(dataset, data, image_size, download)
     named = ckpt_pruned or ckpt
+    if named is not None and not sparsity_train and not slim_and_tune:
+        idle = [name for name in context.params if name not in OF_TEST]
+        refuse_idle(context, "--ckpt with --sparsity-train or --fine-tune", False, idle)
+    refuse_idle(context, "--sparsity-train", sparsity_train, ("sparsity", *OF_SPARSITY))
+    refuse_idle(context, "--fine-tune", slim_and_tune, OF_TUNING)
+    refuse_idle(context, "--distill", distill, OF_TEACHER)
+    refuse_idle(context, "--sparsity-train", sparsity_train or ckpt is None, (*OF_TRAINING, *fine_tune))
+    where = _data(dataset, data, image_size, download)
     source = find_folder(named) if named is not None else None
     if source is not None and not sparsity_train and not slim_and_tune:
         measured = _pipeline.measure(
-            source, where, device=settings.device, limit=settings.limit, workers=settings.workers, architecture=name
+            source,
+            where,
+            batch_size=settings.batch_size,
+            device=settings.device,
+            limit=settings.limit,
+            workers=settings.workers,
+            architecture=name,
         )
         _show(measured, as_json=False)
         return
@@ -245,6 +266,11 @@ def run(
     for part, metrics in {"base": summary["base"], **summary.get("variants", {})}.items():
         _say(f"{part}: " + ", ".join(f"{key} {_text(value)}" for key, value in metrics.items()))
     _say(f"saved {summary['saved']}")
+
+
+def _refuse_idle_settings(context: typer.Context, teacher: str | None) -> None:
+    refuse_idle(context, "--sparsity", given_options(context, ["sparsity"]), OF_SPARSITY)
+    refuse_idle(context, "--teacher", teacher, OF_TEACHER)
 
 
 def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_slim._amount import amount
 from zoo_slim._errors import HubError
 from zoo_slim.checkpoint import MODEL, BaseWeights, Config
+from zoo_slim.checkpoint._origin import trained_on
 from zoo_slim.hub._list import LIBRARY
 from zoo_slim.hub._place import prefix_of
 
@@ -145,9 +146,7 @@ def _known_datasets(configs: Mapping[str | None, Config]) -> list[str]:
 
 def _dataset(config: Config) -> str | None:
     """The data set that a network was trained on, as its config names it."""
-    base = config.training.get("base")
-    found = config.training.get("dataset") or (base.get("dataset") if isinstance(base, dict) else None)
-    return _plain(found) or None if isinstance(found, str) else None
+    return _plain(trained_on(config.training) or "") or None
 
 
 def _results(index: list[Any], configs: Mapping[str | None, Config], facts: Facts) -> "list[EvalResult]":

@@ -1,7 +1,8 @@
 """Copy checkpoints from the Hub into a folder, in the layout of the repository."""
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from zoo_slim import checkpoint
 from zoo_slim._errors import HubError, NotThereError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights
 from zoo_slim.checkpoint._folder import replacing
+from zoo_slim.checkpoint._save import check_dependants
 from zoo_slim.hub._place import HubPlace, checkpoints_in, fetch_config
 
 __all__ = ["pull"]
@@ -28,7 +30,8 @@ def pull(place: HubPlace, pruned: str | None, folder: Path | None) -> dict[str |
 
     Raises:
         NotThereError: the repository, the revision or the variant does not exist, is kept from us, or cannot be had.
-        CheckpointError: what it has is damaged or too large, or the folder holds something else.
+        CheckpointError: what it has is damaged or too large; or the folder holds something else, or variants that are
+            cut from a base network which would be replaced.
         HubError: the repository has no checkpoints.
     """
     contents = place.contents(place.revision)
@@ -47,7 +50,8 @@ def pull(place: HubPlace, pruned: str | None, folder: Path | None) -> dict[str |
             found[None] = pinned.fetch(None, weights=True)
     if folder is None:
         return found
-    return {tag: _copy(found[tag], tag, folder) for tag in sorted(found, key=lambda tag: (tag is not None, tag or ""))}
+    tags = sorted(found, key=lambda tag: (tag is not None, tag or ""))
+    return {tag: _copy(found[tag], tag, folder, tags) for tag in tags}
 
 
 def _is_bare(place: HubPlace, tag: str | None) -> bool:
@@ -55,14 +59,15 @@ def _is_bare(place: HubPlace, tag: str | None) -> bool:
     return tag is None and not checkpoint.read_config(place.fetch(None, weights=False)).files
 
 
-def _copy(source: Path, tag: str | None, folder: Path) -> Path:
+def _copy(source: Path, tag: str | None, folder: Path, tags: Collection[str | None]) -> Path:
+    """Put a checkpoint into its place in a folder, as one of those with these tags."""
     target = folder if tag is None else folder / f"{VARIANT_PREFIX}{tag}"
+    files = checkpoint.read_config(source).files
     with replacing(target) as place:
-        for name in _present(source, (CONFIG, PRUNING, MODEL)):
+        if tag is None:
+            check_dependants(target, files.get(MODEL), but=tags)
+        for name in (CONFIG, *(name for name in (PRUNING, MODEL) if name in files)):
             shutil.copyfile(source / name, place / name)
+            with (place / name).open("rb+") as copied:
+                os.fsync(copied.fileno())
     return target
-
-
-def _present(folder: Path, names: Iterable[str]) -> list[str]:
-    files = checkpoint.read_config(folder).files
-    return [name for name in names if name == CONFIG or name in files]

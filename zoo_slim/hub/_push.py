@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from zoo_slim import checkpoint
-from zoo_slim._errors import CheckpointError, HubError
+from zoo_slim._errors import CheckpointError, HubError, NotThereError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights, Config, FileRecord
 from zoo_slim.checkpoint._config import check_variant
+from zoo_slim.checkpoint._folder import named
 from zoo_slim.checkpoint._load import Skeleton, inside, read_skeleton
 from zoo_slim.hub._card import PICTURE, Facts, write_card
 from zoo_slim.hub._commit import Target, commit
@@ -110,7 +111,7 @@ def push_to_hub(
         if base_weights is not None:
             how["base_weights"], how["base_file"] = _base(base_weights, token)
         elif not how.get("weights", True):
-            _copy_base(HubPlace(repo_id, revision, token), folder)
+            _copy_base(target, folder)
         checkpoint.save(model, folder / home, **how)
         facts = Facts(repo_id, license, None if datasets is None else tuple(datasets), base_model)
         return _push([_part(folder / home, name)], target, message, facts, card)
@@ -156,7 +157,7 @@ def push_folder(
         HubError: the Hub refuses, or cannot be reached; nothing was committed then.
         CheckpointError: a checkpoint is damaged, or does not fit what the repository holds.
     """
-    folder = Path(folder)
+    folder = named(folder)
     target = _target(repo_id, revision, tag, private, create_pr, token)
     facts = Facts(repo_id, license, None if datasets is None else tuple(datasets), base_model)
     parts = [_part(place, name) for name, place in _checkpoints(folder, pruned).items()]
@@ -313,9 +314,22 @@ def _base(base: str | BaseWeights, token: str | bool | None) -> tuple[BaseWeight
     return checkpoint.describe_base(file, repo, commit), file
 
 
-def _copy_base(place: HubPlace, folder: Path) -> None:
-    """Put the base network of a repository into a folder, for a variant to be cut from."""
-    source = place.fetch(None, True)
+def _copy_base(target: Target, folder: Path) -> None:
+    """Put the base network that a branch has, or will have once it is made, into a folder to cut a variant from.
+
+    Raises:
+        HubError: there is none, or it cannot be had.
+    """
+    place = HubPlace(target.repo, target.branch, target.token)
+    try:
+        if target.branch is not None and not target.pull_request and target.branch not in place.refs()[0]:
+            place = replace(place, revision=None)
+        source = place.fetch(None, True)
+    except NotThereError as error:
+        raise HubError(
+            f"{place}: {error}; nothing was sent. A variant without weights is cut from the base network there: push"
+            " that first, or the variant with its weights"
+        ) from error
     folder.mkdir()
     for name in (CONFIG, MODEL):
         shutil.copyfile(source / name, folder / name)

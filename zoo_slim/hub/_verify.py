@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo_slim._files import replacing_file
 from zoo_slim.checkpoint import FileRecord
 
 __all__ = ["Digests", "etag_of", "forget", "is_verified", "read_digests", "wrong_with"]
@@ -115,9 +115,9 @@ def _digests(file: Path) -> Digests:
     if note is not None and _stamp(file) == stamp:
         with contextlib.suppress(OSError):  # a cache that cannot be written: its files are read each time
             note.parent.mkdir(parents=True, exist_ok=True)
-            temp = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
-            temp.write_text(json.dumps({"stamp": stamp, "sha256": found.sha256, "git": found.git}), encoding="utf-8")
-            temp.replace(note)
+            with replacing_file(note) as temp:
+                noted_now = {"stamp": stamp, "sha256": found.sha256, "git": found.git}
+                temp.write_text(json.dumps(noted_now), encoding="utf-8")
     return found
 
 

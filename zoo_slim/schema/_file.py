@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zoo_slim._errors import SchemaError
+from zoo_slim._files import replacing_file
 from zoo_slim._union_find import Ids
 from zoo_slim.schema._expression import Expression, format_channels, parse_channels
 from zoo_slim.schema._schema import Group, Layer, PruningSchema
@@ -257,8 +258,10 @@ def document_of(text: str | bytes, where: str) -> Any:
 
 
 def write_schema(schema: PruningSchema, path: str | os.PathLike[str]) -> None:
-    """Write a schema file; readers see the old file or the new one."""
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    scratch.write_text(dumps(schema), encoding="utf-8")
-    scratch.replace(target)
+    """Write a schema file; readers see the old file or the new one.
+
+    Raises:
+        OSError: it is a folder, or cannot be written.
+    """
+    with replacing_file(Path(path)) as scratch:
+        scratch.write_text(dumps(schema), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""Files that appear and change all at once."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["check_replaceable", "replacing_file"]
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse what is no name of a file, before anything is done for it.
+
+    Raises:
+        OSError: it is a folder, a device or a pipe.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file to be written", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file; name a file to be written", str(path))
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to be written, which takes the place of ``path`` at the end of the ``with`` block.
+
+    It lies beside ``path``, has the same ending, and is flushed to the disk first. Where the block raises, ``path``
+    stays as it was, and nothing else is left. A link stays one.
+
+    Raises:
+        OSError: naming ``path``: it cannot be replaced, or not be written.
+    """
+    check_replaceable(path)
+    target = Path(os.path.realpath(path))
+    scratch = target.with_name(f".{target.stem}.tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield scratch
+        with scratch.open("rb+") as written:
+            os.fsync(written.fileno())
+        scratch.replace(target)
+    except OSError as error:
+        if str(error.filename) != str(scratch):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
