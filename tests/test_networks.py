@@ -81,6 +81,9 @@ def test_of_a_wrapped_network_the_one_inside_is_slimmed(wrap: Callable[[nn.Modul
     model = wrap(zoo_slim.load("wrapped-test-net", pretrained=False))
     slim, result = zoo_slim.slim(model, ratio=0.5)
     assert type(slim) is nn.Sequential
+    assert len(zoo_slim.find_cliff(model).scales) == 32
+    folded, folding = zoo_slim.fold_constants(model, result)
+    assert folding.targets and not folding.left and type(folded) is nn.Sequential
     assert zoo_slim.verify(model, result, IMAGES).exact
     zoo_slim.save(slim, tmp_path / "slim")
     again = zoo_slim.load(f"local-dir:{tmp_path / 'slim'}")

@@ -105,6 +105,7 @@ def test_another_teacher_is_refused(tmp_path):
             fit(toy_model(), toy_data(), settings, tmp_path, resume=True, teacher=teacher)
 
 
+@pytest.mark.filterwarnings("ignore:.*opt_einsum")  # kron asks for it, and does without
 @pytest.mark.parametrize(
     "opt", ["momentum", "sgd", "adamw", "nadamw", "lamb", "lion", "rmsproptf", "lookahead_lamb", "adafactorbv", "kron"]
 )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import unwrap
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._defaults import schema_for
@@ -87,6 +88,7 @@ def find_cliff(
     """
     if not 0 <= tolerance < 1:
         raise SlimmingError(f"tolerance {tolerance} is no share of the variance: give 0 <= tolerance < 1")
+    model = unwrap(model)
     schema = schema_for(model, schema, example_input)
     scores = score(model, schema, "bn_scale")
     energy = _energy(model, schema)

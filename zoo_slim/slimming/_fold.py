@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult, slice_tensor
 from zoo_slim.schema import model_tensors
 from zoo_slim.slimming._constants import Reader, find_readers
@@ -76,6 +77,7 @@ def fold_constants(
         >>> _, result = zoo_slim.slim(model, ratio=0.5)
         >>> slim_model, folding = zoo_slim.fold_constants(model, result)
     """
+    model = unwrap(model)
     example = example_of(model) if example_input is None else example_input
     slim_model = remove(model, result)
     try:
