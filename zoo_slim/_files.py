@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_replaceable", "replacing_file"]
+__all__ = ["check_replaceable", "flush_file", "flush_folder", "replacing_file"]
 
 
 def check_replaceable(path: Path) -> None:
@@ -20,6 +20,22 @@ def check_replaceable(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file to be written", str(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is no regular file; name a file to be written", str(path))
+
+
+def flush_file(file: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -37,9 +53,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
     scratch = target.with_name(f".{target.stem}.tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
     try:
         yield scratch
-        with scratch.open("rb+") as written:
-            os.fsync(written.fileno())
+        flush_file(scratch)
         scratch.replace(target)
+        flush_folder(target.parent)
     except OSError as error:
         if str(error.filename) != str(scratch):
             raise

@@ -41,6 +41,7 @@ def computed_attributes(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _computed(value: Any) -> Iterator[Tensor]:
+    # Not `tensors_in`: it would use up iterators that a module holds.
     if isinstance(value, Tensor):
         if not value.is_leaf:
             yield value

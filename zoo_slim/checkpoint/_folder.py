@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo_slim._errors import CheckpointError
+from zoo_slim._files import flush_folder
 from zoo_slim.checkpoint._config import CONFIG, FORMAT, MODEL, PRUNING, is_variant
 from zoo_slim.checkpoint._json import parse_object
 
@@ -142,15 +143,6 @@ def _settle(folder: Path, exclusive: bool) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
@@ -236,7 +228,7 @@ def _swap(temp: Path, target: Path, mark: str) -> None:
     old = target.with_name(f".{target.name}.old-{mark}")
     if target.exists():
         _carry_over(target, temp)
-    _flush(temp)
+    flush_folder(temp)
     try:
         if target.exists():
             os.rename(target, old)
@@ -245,7 +237,7 @@ def _swap(temp: Path, target: Path, mark: str) -> None:
         if old.exists() and not target.exists():
             os.rename(old, target)
         raise
-    _flush(target.parent)
+    flush_folder(target.parent)
     with contextlib.suppress(OSError):
         if old.exists():
             os.rename(old, temp)

@@ -1,6 +1,5 @@
 """Copy checkpoints from the Hub into a folder, in the layout of the repository."""
 
-import os
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import HubError, NotThereError
+from zoo_slim._files import flush_file
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights
 from zoo_slim.checkpoint._folder import replacing
 from zoo_slim.checkpoint._save import check_dependants
@@ -68,6 +68,5 @@ def _copy(source: Path, tag: str | None, folder: Path, tags: Collection[str | No
             check_dependants(target, files.get(MODEL), but=tags)
         for name in (CONFIG, *(name for name in (PRUNING, MODEL) if name in files)):
             shutil.copyfile(source / name, place / name)
-            with (place / name).open("rb+") as copied:
-                os.fsync(copied.fileno())
+            flush_file(place / name)
     return target

@@ -1,14 +1,13 @@
 """How the BatchNorm scales are distributed, and a picture of it."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo_slim.training._state import write_file
+from zoo_slim._files import replacing_file
 
 __all__ = ["draw_histograms", "gamma_statistics"]
 
@@ -79,9 +78,8 @@ def draw_histograms(history: Sequence[dict[str, Any]], file: Path) -> bool:
         zeros.bar_label(zeros.containers[0], fmt="%.0f", fontsize=7)
     zeros.xaxis.set_major_locator(MaxNLocator(integer=True))
     zeros.set(xlabel="epoch", ylabel="exactly 0, %", ylim=(0, max(6.5, 130 * float(shares[:, 0].max()))))
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_file(file, picture.getvalue())
+    with replacing_file(file) as scratch:
+        figure.savefig(scratch, dpi=120)
     return True
 
 

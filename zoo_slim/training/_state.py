@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from zoo_slim._files import replacing_file
 from zoo_slim.training._settings import TrainingError
 
 __all__ = ["digest_of", "read_json", "read_state", "write_json", "write_state"]
@@ -40,7 +40,7 @@ def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, An
     described = {"file": file.name, "bytes": len(data), "sha256": digest}
     write_json(folder / "state.json", {**FORMAT, "tensors": described, **progress})
     for stale in folder.iterdir():
-        if stale.name.startswith(("tensors-", ".tensors-", ".state.json.")) and stale.name != file.name:
+        if stale.name.startswith(("tensors-", ".tensors-", ".state.")) and stale.name != file.name:
             stale.unlink(missing_ok=True)
 
 
@@ -76,21 +76,8 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 def write_file(file: Path, data: bytes) -> None:
     """Write ``data`` to ``file`` so that a reader, or a crash, sees the old or the new content."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with replacing_file(file) as scratch:
+        scratch.write_bytes(data)
 
 
 def write_json(file: Path, value: Any) -> None:
