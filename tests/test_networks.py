@@ -133,3 +133,33 @@ def test_verify_finds_the_widths_that_tracing_cannot_see(number: Callable[[Tenso
     model = ByWidth(number)
     _, result = zoo_slim.slim(model, ratio=0.6, criterion="l1", example_input=IMAGES)
     assert not zoo_slim.verify(model, result, IMAGES).exact
+
+
+class TwoTasks(nn.Module):
+    """The second head runs on demand, the third in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = chain()[:6]
+        self.net[4].weight.data = torch.arange(16.0)
+        self.first, self.second, self.auxiliary = (nn.Conv2d(16, 2, 1) for _ in range(3))
+
+    def forward(self, x: Tensor, second: bool = False) -> tuple[Tensor, ...]:
+        x = self.net(x)
+        outputs = (self.second(x) if second else self.first(x),)
+        return (*outputs, self.auxiliary(x)) if self.training else outputs
+
+
+def test_layers_that_the_example_does_not_reach_are_named() -> None:
+    network = TwoTasks()
+    with pytest.warns(UserWarning, match="TwoTasks does not use second on the example input: they stay as they are"):
+        slim_network, _ = zoo_slim.slim(network, ratio=0.5, example_input=IMAGES)
+    assert slim_network.second.weight.shape == network.second.weight.shape
+    assert slim_network.auxiliary.weight.shape[1] == slim_network.first.weight.shape[1] < 16
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_that_the_example_reaches_are_not() -> None:
+    network = TwoTasks()
+    del network.second
+    zoo_slim.trace(network, IMAGES)

@@ -170,6 +170,9 @@ def test_teacher(called):
     invoke("finetune", "a", "--pruned", "0.5", "--teacher", "b", *DATA, "--output", "x", "--save-dtype", "float16")
     arguments, keywords = called["finetune"]
     assert (arguments[0], keywords["teacher"], keywords["dtype"]) == ("a@0.5", "b", "float16")
+    for words in (("train", "resnet18"), ("finetune", "a")):
+        invoke(*words, "--teacher", "b", "--teacher-pruned", "0.75", *DATA, "--output", "x")
+        assert called.pop(words[0])[1]["teacher"] == "b@0.75"
 
 
 def test_run_only_does_what_it_is_told(called):
@@ -214,6 +217,7 @@ def test_run_only_does_what_it_is_told(called):
                 (("--sparsity-epochs", "1"), "--sparsity"),
                 (("--distill-weight", "0.9"), "--teacher"),
                 (("--distill-temperature", "2"), "--teacher"),
+                (("--teacher-pruned", "0.5"), "--teacher"),
             )
         ),
         (("run", "resnet18", "--fine-tune", "--distill-weight", "0.9"), "--distill-weight would have no effect"),

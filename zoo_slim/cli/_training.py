@@ -24,6 +24,7 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST or Fashi
 Output = Annotated[Path, typer.Option("--output", "--save-dir", help="Folder of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Teacher = Annotated[str | None, typer.Option("--teacher", help="Checkpoint of a network to imitate (distillation).")]
+TeacherPruned = Annotated[str | None, typer.Option("--teacher-pruned", help="Variant of the teacher.")]
 SaveDtype = Annotated[
     str | None,
     typer.Option("--save-dtype", help="Dtype of the saved weights: float16, bfloat16 or float32."),
@@ -39,11 +40,12 @@ CHANGES = ("epochs", "learning_rate", "batch_size", "weight_decay")
 
 OF_SPARSITY = ("penalty", "sparsity_schedule", "sparsity_epochs", "weight_groups")
 OF_TEACHER = ("distill_weight", "distill_temperature")
+OF_NAMED_TEACHER = ("teacher_pruned", *OF_TEACHER)
 OF_TRAINING = ("warmup_epochs", "stem", "num_classes", "option")
 OF_TUNING = (
     "prune_ratio", "prune_schema", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
 )  # fmt: skip
-"""Parameters that need a sparsity, a teacher, training from the beginning, and slimming."""
+"""Parameters that need a sparsity, a teacher, one that is named, training from the beginning, and slimming."""
 
 OF_TEST = (
     "architecture", "net", "ckpt", "ckpt_pruned", "dataset", "data", "image_size", "download",
@@ -76,6 +78,7 @@ def train(
     output: Output,
     settings: Settings,
     teacher: Teacher = None,
+    teacher_pruned: TeacherPruned = None,
     image_size: ImageSize = None,
     download: Download = False,
     stem: Stem = None,
@@ -98,7 +101,7 @@ def train(
         settings,
         output,
         options=parse_options(option, stem, num_classes),
-        teacher=find_folder(teacher) if teacher is not None else None,
+        teacher=find_folder(teacher, teacher_pruned) if teacher is not None else None,
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),
@@ -116,6 +119,7 @@ def finetune(
     settings: Settings,
     pruned: Pruned = None,
     teacher: Teacher = None,
+    teacher_pruned: TeacherPruned = None,
     image_size: ImageSize = None,
     download: Download = False,
     save_dtype: SaveDtype = None,
@@ -131,7 +135,7 @@ def finetune(
         _data(dataset, data, image_size, download),
         settings,
         output,
-        teacher=find_folder(teacher) if teacher is not None else None,
+        teacher=find_folder(teacher, teacher_pruned) if teacher is not None else None,
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),
@@ -270,7 +274,7 @@ def run(
 
 def _refuse_idle_settings(context: typer.Context, teacher: str | None) -> None:
     refuse_idle(context, "--sparsity", given_options(context, ["sparsity"]), OF_SPARSITY)
-    refuse_idle(context, "--teacher", teacher, OF_TEACHER)
+    refuse_idle(context, "--teacher", teacher, OF_NAMED_TEACHER)
 
 
 def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":

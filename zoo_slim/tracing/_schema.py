@@ -15,6 +15,9 @@ from zoo_slim.tracing._trace import Example, Trace, run_trace
 
 __all__ = ["schema_of", "trace"]
 
+NAMED = 5
+"""So many layers are named in a warning."""
+
 
 def trace(model: nn.Module, example_input: Example, *, architecture: str | None = None) -> PruningSchema:
     """Find the channel groups of a model by one forward pass in evaluation mode and one in training mode.
@@ -36,6 +39,15 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
         warnings.warn(
             f"{type(model).__name__} does not run in training mode on the example input ({found.training}): branches "
             "that only run in training stay as they are, and may not fit the slim network. Try a larger example input.",
+            stacklevel=2,
+        )
+    elif found.unused:
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in found.unused))
+        rest = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        warnings.warn(
+            f"{type(model).__name__} does not use {', '.join(layers[:NAMED])}{rest} on the example input: they stay as "
+            "they are, and may not fit the slim network. If it ever uses them, give an example input with which it "
+            "does.",
             stacklevel=2,
         )
     return schema_of(model, found, architecture)

@@ -44,6 +44,7 @@ class Trace:
         training: whether a pass in training mode succeeded, and if not, why.
         attributes: ``{module name: {attribute: class of each position}}`` of the integers that are sizes of axes:
             an attribute becomes the number of positions kept. ``name[i]`` is the item of a list or tuple.
+        unused: names of the parameters that no operation used in either mode.
     """
 
     axes: Mapping[str, Mapping[int, Ids]]
@@ -56,6 +57,7 @@ class Trace:
     reasons: Sequence[tuple[str, int]]
     training: str | None
     attributes: Mapping[str, Mapping[str, Ids]] = field(default_factory=dict)
+    unused: Sequence[str] = ()
 
 
 def call_model(model: nn.Module, example: Example) -> Any:
@@ -210,6 +212,7 @@ def _facts(
         reasons=ids.reasons,
         training=failure,
         attributes=_live({name: {key: classes(axis) for key, axis in own.items()} for name, own in attributes.items()}),
+        unused=[name for name, _ in model.named_parameters() if name not in state.used],
     )
 
 
