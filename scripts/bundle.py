@@ -1,11 +1,11 @@
 """Put a fine-tuned slim network into the zoo that comes with the package. For maintainers.
 
-    python scripts/bundle.py BASE SLIM --dataset cifar10 --data FOLDER
+    python scripts/bundle.py SLIM [--base BASE] --dataset cifar10 --data FOLDER
 
-BASE and SLIM are checkpoint folders: the trained network, and the slim one made from it. Writes
+SLIM and BASE are checkpoint folders: the slim network, and the trained one that it was made from. Writes
 ``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, and the model card beside it; what is in ``samples/``
-stays as it is. All accuracies are measured here, on all test images; the slim network's after it was read back from the
-file in half precision.
+stays as it is. The accuracies are measured here, on all test images; the slim network's after it was read back from the
+file in half precision. Without BASE, what the slim checkpoint records of it stays.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from zoo_slim.hub._card import Facts, write_card
 from zoo_slim.slimming import count_macs, count_params
 from zoo_slim.training import Dataset, evaluate, load_dataset
 from zoo_slim.training._evaluate import protocol
+from zoo_slim.training._history import as_base
 
 DATASETS = ("cifar10", "fashion-mnist", "mnist")
 
@@ -28,8 +29,8 @@ DATASETS = ("cifar10", "fashion-mnist", "mnist")
 def main() -> None:
     """Read the command line, bundle, and say what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path)
     parser.add_argument("slim", type=Path)
+    parser.add_argument("--base", type=Path)
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data set")
     parser.add_argument("--variant", help="default: the slim checkpoint's")
@@ -37,34 +38,36 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=zoo, help="default: the package's")
     arguments = parser.parse_args()
     data = load_dataset(arguments.dataset, arguments.data)
-    folder = bundle(arguments.base, arguments.slim, data, arguments.zoo, arguments.variant)
+    folder = bundle(arguments.slim, data, arguments.zoo, arguments.variant, arguments.base)
     config = checkpoint.read_config(folder)
     for name, metrics in (("base", config.base), ("slim", config.metrics)):
         print(name, json.dumps(metrics))
     print(f"saved {folder} ({config.files[checkpoint.MODEL].bytes:,} bytes of weights)")
 
 
-def bundle(base: Path, slim: Path, data: Dataset, zoo: Path, variant: str | None = None) -> Path:
+def bundle(slim: Path, data: Dataset, zoo: Path, variant: str | None = None, base: Path | None = None) -> Path:
     """Write the variant and the card; return the variant's folder.
 
     Args:
-        base: folder of the trained network.
-        slim: folder of the slim one.
-        data: the data set that both were trained on.
+        slim: folder of the slim network.
+        data: the data set that it was trained on.
         zoo: folder of the zoo.
         variant: tag; default: the slim checkpoint's own.
+        base: folder of the trained network that it was made from; default: what is recorded of it stays.
     """
-    base_config = checkpoint.read_config(base)
-    whole, model = checkpoint.load_folder(base), checkpoint.load_folder(slim)
+    model = checkpoint.load_folder(slim)
     origin = checkpoint.origin_of(model)
     assert origin is not None and origin.result is not None, f"{slim} is not slim"
-    assert (base_config.architecture, base_config.options) == (origin.architecture, origin.options), "not the base"
     tag = variant or origin.variant
     assert tag is not None, "name the variant: --variant 0.75"
-    base_metrics = _metrics(whole, data)
-    base_metrics |= {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
-    record = {"base": base_config.training, "dataset": data.name, "evaluation": protocol("float16", data)}
-    training = {**origin.training, **record}
+    training = {**origin.training, "dataset": data.name, "evaluation": protocol("float16", data)}
+    base_metrics = origin.base
+    if base is not None:
+        base_config = checkpoint.read_config(base)
+        assert (base_config.architecture, base_config.options) == (origin.architecture, origin.options), "not the base"
+        training["base"] = as_base(base_config.training)
+        size = {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
+        base_metrics = {**_metrics(checkpoint.load_folder(base), data), **size}
     with tempfile.TemporaryDirectory() as scratch:
         cast = checkpoint.save(model, Path(scratch) / "cast", variant=tag, dtype=torch.float16)
         model = checkpoint.load_folder(cast)

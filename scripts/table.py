@@ -2,9 +2,9 @@
 
     python scripts/table.py RUNS docs/cifar10.md
 
-RUNS holds the folders of `zoo-slim run`, and of `zoo-slim finetune` of their networks; of a network that was fine-tuned
-several times, the last is shown. What was not trained is said to be missing: no figure comes from anywhere but the
-checkpoints.
+RUNS holds the folders of `zoo-slim run`, and of `zoo-slim finetune` of their networks, or it is ``zoo_slim/zoo``, the
+zoo that comes with the package. Of a network that was fine-tuned several times, the last is shown. What was not trained
+is said to be missing: no figure comes from anywhere but the checkpoints.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 
 from zoo_slim import checkpoint
 from zoo_slim.training._after_slimming import WAYS
-from zoo_slim.training._keep import trainings
+from zoo_slim.training._history import trainings
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def page(runs: Path, dataset: str = "cifar10", count: int = 10_000) -> str:
 def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
     """Of each slim network the checkpoint that was fine-tuned most often. What lacks a figure is named and left out."""
     found: dict[tuple[str, str, str], Ours] = {}
-    for path in sorted(runs.glob("*/model/**/config.json")):
+    for path in sorted(runs.rglob("config.json")):
         config = checkpoint.read_config(path.parent)
         if config.variant is None:
             continue
@@ -105,7 +105,7 @@ def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
             tested = config.training["dataset"], config.training["evaluation"]["count"]
             ours = _made(config)
             _ours(ours), _commands(ours)
-        except KeyError as error:
+        except (KeyError, IndexError) as error:
             print(f"left out: {path.parent} does not say {error}", file=sys.stderr)
             continue
         if tested != (dataset, count):
@@ -119,7 +119,8 @@ def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
 
 def _made(config: checkpoint.Config) -> Ours:
     tunings = tuple(trainings(config.training)[::-1])
-    return Ours(config, config.training["base"], tunings, float(tunings[0]["before"]["ratio"]))
+    slimming = config.training["before"][len(tunings) - 1]
+    return Ours(config, config.training["base"], tunings, float(slimming["ratio"]))
 
 
 def _nearest(ours: Ours) -> Theirs | None:
@@ -142,7 +143,7 @@ def _ours(ours: Ours) -> list[str]:
         f"{config.files[checkpoint.MODEL].bytes / 1e6:.2f} MB",
         _epochs([ours.base]),
         _epochs(ours.tunings),
-        str(config.training["device"]),
+        "; ".join(dict.fromkeys(str(record["device"]) for record in (ours.base, *ours.tunings))),
     ]
 
 

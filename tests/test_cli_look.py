@@ -253,9 +253,10 @@ def test_pictures_are_prepared_as_an_image_folder_is_evaluated(tmp_path, size, n
 
 def test_epochs_add_up_to_the_slimming():
     base = {"epochs": 20}
-    slimming = {"ratio": 0.75, "base": base}
-    tuned = {"epochs": 60, "before": {"epochs": 30, "before": slimming, "base": base}, "base": base}
-    assert [epochs_of(record) for record in (base, tuned, slimming, {"epochs": "2"}, {})] == [20, 90, None, None, None]
+    slimming = {"ratio": 0.75}
+    tuned = {"epochs": 60, "before": [{"epochs": 30}, slimming, {"epochs": 7}], "base": base}
+    whole = {**slimming, "base": base}
+    assert [epochs_of(record) for record in (base, tuned, whole, {"epochs": "2"}, {})] == [20, 90, None, None, None]
 
 
 @pytest.mark.parametrize(("size", "shape"), [((28, 28), (1, 32, 16)), ((300, 20), (3, 32, 32)), ((7, 90), (3, 20, 40))])

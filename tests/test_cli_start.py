@@ -82,7 +82,7 @@ def test_bundle(tmp_path):
     model, _ = slim(checkpoint.load_folder(tmp_path / "base"), ratio=0.5, criterion="l1")
     checkpoint.save(model, tmp_path / "slim", variant="0.5", metrics={"test_accuracy_before_finetuning": 0.25})
 
-    folder = bundle.bundle(tmp_path / "base", tmp_path / "slim", data, tmp_path / "zoo")
+    folder = bundle.bundle(tmp_path / "slim", data, tmp_path / "zoo", base=tmp_path / "base")
 
     assert folder == tmp_path / "zoo" / NAME / "pruned-0.5"
     config = checkpoint.read_config(folder)
@@ -96,5 +96,7 @@ def test_bundle(tmp_path):
     assert config.training["dataset"] == "fashion-mnist" and config.training["base"]["seed"] == 3
     assert config.training["base"]["command"] == command
     assert config.training["evaluation"]["count"] == 20 and config.training["evaluation"]["stored"] == "float16"
+    again = checkpoint.read_config(bundle.bundle(folder, data, tmp_path / "again"))
+    assert (again.base, again.training, again.metrics) == (config.base, config.training, config.metrics)
     readme = (tmp_path / "zoo" / NAME / "README.md").read_text()
     assert "pruned-0.5" in readme and f"{config.metrics['params']:,}" in readme

@@ -113,16 +113,16 @@ def test_the_classes_of_networks_and_teachers_are_compared(trained, data, tmp_pa
         train(NAME, turned, SETTINGS, tmp_path, options=OPTIONS, teacher=trained)
 
 
-def test_finetuning_again_and_again_keeps_the_latest_steps(trained, data, tmp_path, monkeypatch):
+def test_finetuning_again_and_again_keeps_all_steps(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: [{"seconds": 1.0}])
     source = trained
     for step in range(6):
         source = finetune(source, data, SETTINGS, tmp_path / str(step), command=f"step {step}")
-    training, commands = read_config(source).training, []
-    while training:
-        commands.append(training["command"])
-        training = training.get("before")
-    assert commands == ["step 5", "step 4", "step 3", "step 2", "step 1"]
+    found = read_config(source).training
+    assert found["command"] == "step 5"
+    assert [step.get("command", "trained") for step in found["before"]] == [
+        "step 4", "step 3", "step 2", "step 1", "step 0", read_config(trained).training.get("command", "trained"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -245,15 +245,17 @@ def test_all_in_one(trained, data, tmp_path):
         run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, distill=True, resume=True)
     with pytest.raises(TrainingError, match="teacher_sha256"):
         run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, after_slimming="both", resume=True)
-    slimming = origin.training["before"]
+    (slimming,) = origin.training["before"]
     assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
     assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
     assert slimming["folded"]["layers"] > 0
-    assert slimming["base"] == origin.training["base"] == read_config(trained).training
+    assert origin.training["base"] == read_config(trained).training
     tuned = finetune(variant, data, tuning, tmp_path / "runs" / "more", teacher=trained, command="zoo-slim finetune x")
     again = origin_of(load(f"local-dir:{tuned}"))
     assert again.result == origin.result and again.base == origin.base
-    assert again.training["before"] == origin.training and again.training["epochs"] == 1
+    last = {key: value for key, value in origin.training.items() if key not in ("before", "base")}
+    assert again.training["before"] == [last, slimming] and again.training["epochs"] == 1
+    assert again.training["base"] == origin.training["base"]
     assert again.metrics["after_slimming"] == slim["after_slimming"]
 
     table = load_script("table")

@@ -148,7 +148,7 @@ def _report(
 
 def epochs_of(training: Mapping[str, Any]) -> int | None:
     """Add up the epochs of a training and of those before it, back to the slimming or to random weights."""
-    from zoo_slim.training._keep import trainings
+    from zoo_slim.training._history import trainings
 
     return sum(record["epochs"] for record in trainings(training)) or None
 

@@ -120,6 +120,7 @@ def slim(
     from zoo_slim.slimming._defaults import schema_for
     from zoo_slim.slimming._pruner import slim_by_schema
     from zoo_slim.training import evaluate
+    from zoo_slim.training._history import as_base
     from zoo_slim.training._progress import progress
 
     blocks = None if remove_blocks is None else _blocks(remove_blocks)
@@ -217,7 +218,7 @@ def slim(
             **budget,
             **steps,
             **({} if blocks is None else {"remove_blocks": blocks}),
-            "base": config.training,
+            "base": as_base(config.training),
         },
         weights=weights,
     )

@@ -23,19 +23,14 @@ __all__ = [
     "accuracy_of",
     "as_stored",
     "check_dtype",
-    "history",
     "keep",
     "provenance",
     "size_of",
     "tested_part",
-    "trainings",
 ]
 
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Floating dtypes that weights can be saved as."""
-
-HISTORY = 4
-"""Earlier trainings and slimmings that a checkpoint's config records, the latest first."""
 
 
 def check_dtype(name: str | None) -> None:
@@ -161,30 +156,5 @@ def _device_name(settings: Settings) -> str:
     device = check_device(settings.device)
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads" if device == "cpu" else device.upper()
-
-
-def history(before: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of how the network came to be before this training: ``before``, and the base's ``base``."""
-    if not before:
-        return {}
-    kept = _shortened(before, HISTORY)
-    return {"before": kept, **({"base": kept["base"]} if "base" in kept else {})}
-
-
-def trainings(record: Any) -> list[Mapping[str, Any]]:
-    """Return what a config records of trainings, the latest first, back to the slimming or to random weights."""
-    found: list[Mapping[str, Any]] = []
-    while isinstance(record, Mapping) and isinstance(record.get("epochs"), int):
-        found.append(record)
-        record = record.get("before")
-    return found
-
-
-def _shortened(training: Mapping[str, Any], levels: int) -> dict[str, Any]:
-    """The record without what is nested more than ``levels`` deep, which a checkpoint's config does not take."""
-    return {
-        key: _shortened(value, levels - 1) if key in ("before", "base") and isinstance(value, Mapping) else value
-        for key, value in training.items()
-        if levels > 1 or key not in ("before", "base")
-    }
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else device.upper()

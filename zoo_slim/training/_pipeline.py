@@ -8,7 +8,8 @@ from torch import nn
 
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._evaluate import evaluate
-from zoo_slim.training._keep import check_dtype, history, keep, provenance, size_of, tested_part
+from zoo_slim.training._history import history
+from zoo_slim.training._keep import check_dtype, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._preflight import check_device, check_forward
 from zoo_slim.training._processes import join

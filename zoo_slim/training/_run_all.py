@@ -9,7 +9,8 @@ from torch import nn
 from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
 from zoo_slim.training._data import Dataset
-from zoo_slim.training._keep import accuracy_of, history, keep, provenance, size_of, tested_part
+from zoo_slim.training._history import history
+from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
 from zoo_slim.training._preflight import check_ratio, check_schema, part_size
