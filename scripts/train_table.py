@@ -60,7 +60,9 @@ def main() -> None:
     if unknown := set(given.nets) - set(NETWORKS):
         parser.error(f"{', '.join(sorted(unknown))}: not in the table, which has {', '.join(NETWORKS)}")
     nets = given.nets or list(NETWORKS)
-    codes = run_all({net: command_of(net, given.data, given.runs, given.epochs, more) for net in nets}, given)
+    codes = run_all(
+        {net: command_of(net, given.data, given.runs, given.epochs, more) for net in nets}, given.runs, given.seconds
+    )
     print()
     for net, code in codes.items():
         print(f"{net}: {'done' if code == 0 else f'not done ({code}), see {given.runs / net / LOG}'}")
@@ -74,15 +76,15 @@ def command_of(net: str, data: Path, runs: Path, epochs: int, more: list[str]) -
     return [*RUN, net, *map(str, places), *COMMON, *NETWORKS[net].split(), *map(str, lengths), *more]
 
 
-def run_all(commands: dict[str, list[str]], given: argparse.Namespace) -> dict[str, int]:
+def run_all(commands: dict[str, list[str]], runs: Path, seconds: float) -> dict[str, int]:
     """Run all commands at once until they end or the time is over; return their exit codes."""
-    end = time.monotonic() + given.seconds
+    end = time.monotonic() + seconds
     threads = max((os.cpu_count() or 1) // len(commands), 1)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for net, command in commands.items():
-            folder = given.runs / net
+            folder = runs / net
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / LOG).open("ab") as log:
                 log.write(f"$ {shlex.join(command)}\n".encode())
@@ -90,9 +92,9 @@ def run_all(commands: dict[str, list[str]], given: argparse.Namespace) -> dict[s
                 running[net] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         with Live(refresh_per_second=1) as live:
             while any(process.poll() is None for process in running.values()) and time.monotonic() < end:
-                live.update(_look(given.runs, running))
+                live.update(_look(runs, running))
                 time.sleep(LOOK_SECONDS)
-            live.update(_look(given.runs, running))
+            live.update(_look(runs, running))
     finally:
         for process in running.values():
             process.terminate()

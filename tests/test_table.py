@@ -1,5 +1,6 @@
-"""The figures that the documents give are those of the networks that come with the package."""
+"""The table is trained by one command, and the figures of the documents are those of the networks in the package."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,17 @@ def test_the_readme_says_what_the_networks_have() -> None:
             f"{100 * metrics['test_accuracy']:.2f} %",
         )  # fmt: skip
         assert any(all(f" {cell} |" in line for cell in cells) for line in lines), cells
+
+
+def test_networks_are_trained_next_to_each_other_until_the_time_is_over(tmp_path: Path) -> None:
+    python = [sys.executable, "-c"]
+    waits = "import time; print('waits', flush=True); time.sleep(60)"
+    commands = {
+        "ends": [*python, "print('one'); print('two')"],
+        "fails": [*python, "exit(3)"],
+        "waits": [*python, waits],
+    }
+    codes = load_script("train_table").run_all(commands, tmp_path, 5)
+    assert (codes["ends"], codes["fails"]) == (0, 3) and codes["waits"] not in (0, 3)
+    assert (tmp_path / "ends" / "log.txt").read_text().splitlines()[1:] == ["one", "two"]
+    assert (tmp_path / "waits" / "log.txt").read_text().splitlines()[1:] == ["waits"]

@@ -1,8 +1,10 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pytest
+from cli_helpers import load_script
 from typer.testing import CliRunner
 
 from zoo_slim._errors import DataError
@@ -173,6 +175,18 @@ def test_teacher(called):
     for words in (("train", "resnet18"), ("finetune", "a")):
         invoke(*words, "--teacher", "b", "--teacher-pruned", "0.75", *DATA, "--output", "x")
         assert called.pop(words[0])[1]["teacher"] == "b@0.75"
+
+
+def test_the_commands_that_train_the_table(called):
+    script = load_script("train_table")
+    for net in script.NETWORKS:
+        command = script.command_of(net, Path("here"), Path("runs"), 12, ["--device", "cpu", "--amp", "no"])
+        invoke(*command[command.index("run") :])
+        (name, data, settings, tuning, ratios, folder), keywords = called.pop("run_all")
+        assert (name, data.name, str(data.root), folder) == (net, "cifar10", "here", Path("runs") / net)
+        assert (settings.epochs, settings.sparsity_epochs, tuning.epochs, ratios) == (12, 2, 12, [0.5, 0.75])
+        assert settings.sparsity and settings.amp == "no" and keywords["resume"]
+        assert keywords["options"] == ({"stem": "cifar"} if "resnet" in net else {})
 
 
 def test_run_only_does_what_it_is_told(called):
