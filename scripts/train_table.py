@@ -26,7 +26,7 @@ COMMON = shlex.split(
     "--dataset cifar10 --seed 0 --amp bf16 --batch-size 256 --lr 0.1 --nesterov --no-decay-norms --warmup-epochs 2 "
     "--label-smoothing 0.1 --cutout 8 --sparsity-train --penalty proximal --weight-groups --sparsity-schedule linear "
     "--fine-tune --prune-ratio 0.5 --prune-ratio 0.75 --after-slimming both --distill --fine-tune-lr 0.02 "
-    "--save-dtype float16 --resume"
+    "--save-dtype float16 --checkpoint-seconds 30 --resume"
 )
 
 NETWORKS = {

@@ -35,6 +35,16 @@ def test_resumed_run_ends_with_the_same_numbers(tmp_path, uninterrupted, step):
     assert without_times(resumed) == without_times(lines)
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(0, 18), (1e9, 1)])
+def test_the_state_is_saved_when_it_is_time_and_at_the_end(tmp_path, uninterrupted, monkeypatch, seconds, saved):
+    written = []
+    write = loop.write_state
+    monkeypatch.setattr(loop, "write_state", lambda *arguments: written.append(arguments) or write(*arguments))
+    lines = fit(toy_model(), toy_data(), changed(checkpoint_seconds=seconds), tmp_path)
+    assert len(written) == saved and read_state(tmp_path / "state")[1]["epoch"] == SETTINGS.epochs
+    assert without_times(lines) == without_times(uninterrupted[2])
+
+
 RECIPES = {
     "averaged": {"ema_decay": 0.9},
     "proximal": {

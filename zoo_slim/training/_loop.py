@@ -179,7 +179,7 @@ class _Run:
         self.totals += torch.stack([loss.to(self.totals.dtype) * len(labels), correct, count])
 
     def finish_epoch(self) -> None:
-        """Test, record a line of metrics and save."""
+        """Test, record a line of metrics, and save when it is time."""
         loss, correct, count = add_up(self.totals).tolist()
         self._check_finite(loss)
         spent = self._spent()
@@ -202,7 +202,8 @@ class _Run:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.totals.zero_()
         self.started = time.monotonic()
-        self.save()
+        if self.epoch == self.settings.epochs or self._time_to_save():
+            self.save()
         if is_main():
             self.record.write(self.history)
         small = f", {line['small_gammas']:.1%} of the scales below 0.01" if "small_gammas" in line else ""

@@ -76,7 +76,7 @@ class Settings:
     tensorboard: bool = _setting(False, "Also write the metrics for TensorBoard.")
     device: str = _setting("auto", "auto, cpu, cuda or mps.")
     workers: int = _setting(0, "Processes that decode images (image-folder).")
-    checkpoint_seconds: float = _setting(120.0, "Save inside an epoch, too, when the last state is older than this.")
+    checkpoint_seconds: float = _setting(120.0, "Save when the last state is older than this; 0 = after each step.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
