@@ -1,6 +1,7 @@
 """Write the CIFAR-10 table from the networks that were trained, beside the original project's figures. For maintainers.
 
-    python scripts/table.py RUNS docs/cifar10.md
+    python scripts/table.py zoo_slim/zoo docs/cifar10.md
+    python scripts/table.py RUNS PAGE
 
 RUNS holds the folders of `zoo-slim run`, and of `zoo-slim finetune` of their networks, or it is ``zoo_slim/zoo``, the
 zoo that comes with the package. Of a network that was fine-tuned several times, the last is shown. What was not trained
@@ -15,7 +16,7 @@ from typing import Any
 
 from zoo_slim import checkpoint
 from zoo_slim.training._after_slimming import WAYS
-from zoo_slim.training._history import trainings
+from zoo_slim.training._history import steps, trainings
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def page(runs: Path, dataset: str = "cifar10", count: int = 10_000) -> str:
 def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
     """Of each slim network the checkpoint that was fine-tuned most often. What lacks a figure is named and left out."""
     found: dict[tuple[str, str, str], Ours] = {}
-    for path in sorted(runs.rglob("config.json")):
+    for path in sorted([*runs.glob("*/model/**/config.json"), *runs.glob("*/pruned-*/config.json")]):
         config = checkpoint.read_config(path.parent)
         if config.variant is None:
             continue
@@ -119,7 +120,7 @@ def _latest(runs: Path, dataset: str, count: int) -> Iterable[Ours]:
 
 def _made(config: checkpoint.Config) -> Ours:
     tunings = tuple(trainings(config.training)[::-1])
-    slimming = config.training["before"][len(tunings) - 1]
+    slimming = steps(config.training)[len(tunings)]
     return Ours(config, config.training["base"], tunings, float(slimming["ratio"]))
 
 

@@ -1,12 +1,12 @@
 """Train the networks of the CIFAR-10 table on one GPU, next to each other. For maintainers.
 
-    python scripts/train_table.py RUNS --data DIR [NET …] [--epochs 60] [--seconds 540] [-- option …]
+    python scripts/train_table.py RUNS [NET …] --data DIR [--epochs 60] [--seconds 540] [-- option …]
 
 Each network is one `zoo-slim run`: sparse training, then slimming and fine-tuning at 0.5 and 0.75. They share the GPU,
 which none of them fills alone. Each writes RUNS/NET/log.txt. The same command goes on where it was stopped, by
 ``--seconds`` or by hand. What follows ``--`` is given to every run. Afterwards:
 
-    python scripts/table.py RUNS docs/cifar10.md
+    python scripts/table.py RUNS PAGE
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 RUN = (sys.executable, "-m", "zoo_slim.cli", "run")
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop then, to go on later")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
-    given, more = parser.parse_args(words[:split]), words[split + 1 :]
+    given, more = parser.parse_intermixed_args(words[:split]), words[split + 1 :]
     if unknown := set(given.nets) - set(NETWORKS):
         parser.error(f"{', '.join(sorted(unknown))}: not in the table, which has {', '.join(NETWORKS)}")
     nets = given.nets or list(NETWORKS)
@@ -113,7 +114,7 @@ def _look(runs: Path, running: dict[str, "subprocess.Popen[bytes]"]) -> Table:
     for net, process in running.items():
         state = {None: "runs", 0: "done"}.get(process.poll(), f"ended with {process.returncode}")
         lines = (runs / net / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        table.add_row(net, state, lines[-1] if lines else "")
+        table.add_row(net, state, Text(lines[-1] if lines else ""))
     return table
 
 

@@ -152,14 +152,23 @@ class TwoTasks(nn.Module):
 
 def test_layers_that_the_example_does_not_reach_are_named() -> None:
     network = TwoTasks()
-    with pytest.warns(UserWarning, match="TwoTasks does not use second on the example input: they stay as they are"):
+    with pytest.warns(UserWarning, match="TwoTasks does not use second on the example input: what is not used stays"):
         slim_network, _ = zoo_slim.slim(network, ratio=0.5, example_input=IMAGES)
     assert slim_network.second.weight.shape == network.second.weight.shape
     assert slim_network.auxiliary.weight.shape[1] == slim_network.first.weight.shape[1] < 16
 
 
+def test_of_many_unreached_layers_some_are_named() -> None:
+    network = TwoTasks()
+    network.spare = nn.ModuleList(nn.Linear(2, 2) for _ in range(7))
+    with pytest.warns(UserWarning, match=r"use second, spare\.0, spare\.1, spare\.2, spare\.3 and 3 more on"):
+        zoo_slim.trace(network, IMAGES)
+
+
 @pytest.mark.filterwarnings("error")
-def test_layers_that_the_example_reaches_are_not() -> None:
+def test_layers_that_the_example_reaches_are_not_named() -> None:
     network = TwoTasks()
     del network.second
+    network.temperature = nn.Parameter(torch.ones(()))
+    network.first.token = nn.Parameter(torch.ones(1, 16))
     zoo_slim.trace(network, IMAGES)

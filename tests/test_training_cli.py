@@ -27,7 +27,9 @@ def called(monkeypatch):
     monkeypatch.setattr(_pipeline, "train", recorder("train", "runs/x/model"))
     monkeypatch.setattr(_pipeline, "finetune", recorder("finetune", "runs/y/model"))
     monkeypatch.setattr(_pipeline, "measure", recorder("measure", {"accuracy": 0.5, "count": 1000}))
-    monkeypatch.setattr(_checkpoints, "find_folder", lambda name, pruned=None: f"{name}@{pruned}" if pruned else name)
+    monkeypatch.setattr(
+        _checkpoints, "find_folder", lambda name, pruned=None, **how: f"{name}@{pruned}" if pruned else name
+    )
     variant = {"test_accuracy": 0.8, "params": 1234, "after_slimming": {"plain": 0.25, "both": 0.75}}
     summary = {"base": {"test_accuracy": 0.9}, "variants": {"0.75": variant}, "saved": "output/model"}
     monkeypatch.setattr(_run_all, "run_all", recorder("run_all", summary))

@@ -1,7 +1,12 @@
 """What configs record of the trainings and slimmings before."""
 
+import json
+
+import pytest
+
 from zoo_slim.checkpoint._json import check_tree
-from zoo_slim.training._history import STEPS, as_base, history, trainings
+from zoo_slim.training import _history
+from zoo_slim.training._history import LENGTH, as_base, history, trainings
 
 
 def trained(name, before):
@@ -36,22 +41,37 @@ def test_slimmed_and_tuned_again_and_again_a_record_can_still_be_written():
     assert "base" not in record["base"]["base"]
 
 
-def test_a_long_history_loses_its_oldest_steps():
+def test_a_long_history_loses_its_oldest_steps(monkeypatch):
     record = trained("0", {})
-    for step in range(1, STEPS + 3):
+    for step in range(1, 9):
         record = trained(str(step), record)
-    assert commands(record) == [str(step) for step in range(STEPS + 2, 1, -1)]
+    assert commands(record) == [str(step) for step in range(8, -1, -1)]
+    monkeypatch.setattr(_history, "LENGTH", 3 * len(json.dumps(trained("0", {}))) + 1)
+    assert commands(trained("9", record)) == ["9", "8", "7", "6"]
 
 
-def test_records_of_early_versions_are_read():
-    base = {"command": "base", "epochs": 9}
-    slimming = {"command": "slim", "ratio": 0.5, "base": base}
-    tuned = {"command": "tune", "epochs": 1, "before": slimming, "base": base}
-    assert commands(trained("again", tuned)) == ["again", "tune", "slim"]
-    assert [step["command"] for step in trainings({"command": "x", "epochs": 2, "before": tuned})] == ["x", "tune"]
+STRANGE = [
+    None,
+    3,
+    "text",
+    [1, "text", {"epochs": 2}],
+    [[{"epochs": 2}]],
+    {"epochs": 2},
+    [{"epochs": 2, "deep": {"a": [{"b": [1]}]}, "before": [{"epochs": 2}], "base": {"base": {"base": {}}}}],
+    [{"epochs": 2, "long": "x" * 10 * LENGTH}],
+]
 
 
-def test_strangers_may_write_anything_there():
-    for before in (None, 3, "text", [1, "text", {"epochs": 2}], [[{"epochs": 2}]]):
-        assert history({"epochs": 1, "before": before, "base": 3})["before"][0] == {"epochs": 1}
-        assert trainings({"epochs": 1, "before": before})[0] == {"epochs": 1}
+@pytest.mark.parametrize("before", STRANGE, ids=lambda before: str(before)[:30])
+def test_strangers_may_write_anything_there(before):
+    record = {"epochs": 1, "before": before, "base": 3}
+    assert trainings(record)[0] == {"epochs": 1} == history(record)["before"][0]
+    for _ in range(3):
+        record = trained("tune", slimmed("slim", {**record, "base": record}))
+        check_tree(record, "config.json", "training")
+        assert len(json.dumps(record)) < 5 * LENGTH
+
+
+def test_what_is_too_deep_for_an_earlier_step_is_left_out():
+    record = {"epochs": 1, "deep": {"a": {"b": 1}}, "flat": {"a": [1]}, "scores": [1, 2], "rows": [[1]]}
+    assert history(record) == {"before": [{"epochs": 1, "scores": [1, 2]}]}

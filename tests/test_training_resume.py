@@ -87,7 +87,7 @@ def test_folder_of_an_older_version_resumes(tmp_path, uninterrupted):
     model = toy_model()
     hook = interrupted(model, 6)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, toy_data(), SETTINGS, tmp_path)
+        fit(model, toy_data(), changed(checkpoint_seconds=0), tmp_path)
     hook.remove()
     old = (
         "epochs batch_size learning_rate momentum nesterov weight_decay warmup_epochs label_smoothing clip_norm "
@@ -191,15 +191,17 @@ def test_what_cannot_be_kept_of_an_optimiser_is_refused(tmp_path, monkeypatch, k
     assert not list((tmp_path / "state").iterdir())
 
 
-def test_tensorboard_repeats_nothing(tmp_path):
+@pytest.mark.parametrize("seconds", [0, 1e9])
+def test_tensorboard_repeats_nothing(tmp_path, seconds):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     model = toy_model()
     hook = interrupted(model, 9)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, toy_data(), changed(tensorboard=True), tmp_path)
+        fit(model, toy_data(), changed(tensorboard=True, checkpoint_seconds=seconds), tmp_path)
     hook.remove()
+    assert (tmp_path / "state" / "state.json").exists() == (seconds == 0)
     fit(toy_model(), toy_data(), changed(tensorboard=True), tmp_path, resume=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

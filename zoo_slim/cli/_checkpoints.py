@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["example_of", "find_folder"]
 
 
-def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -> Path:
+def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, option: str = "--pruned") -> Path:
     """Return the folder of a checkpoint, downloaded if need be.
 
     Args:
         name: a registered name, ``hf-hub:org/name``, or a folder with or without ``local-dir:``.
         pruned: the variant.
         weights: whether the weights are needed, too.
+        option: how the variant is given, for messages.
 
     Raises:
         CheckpointError: it is nowhere; the message says where it was looked for, and which variants there are.
@@ -31,7 +32,7 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
     from zoo_slim.checkpoint._config import check_variant
 
     if pruned is not None:
-        check_variant(pruned, name, "--pruned")
+        check_variant(pruned, name, option)
     lines = []
     for there in loading.places(place(name)):
         if isinstance(there, loading.HubPlace):
@@ -43,7 +44,7 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True) -
         except loading.NotThereError as error:
             lines.append(f"  {there}: {error}")
             if known := loading.known_variants(there, error):
-                lines[-1] += f"; its variants are {', '.join(known)}: add --pruned {known[-1]}"
+                lines[-1] += f"; its variants are {', '.join(known)}: add {option} {known[-1]}"
     if loading.is_hidden_folder(name):
         lines.append(f"There is a folder {name}, too: write ./{name} or {loading.LOCAL_PREFIX}{name}.")
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)

@@ -95,13 +95,14 @@ def train(
     from zoo_slim.training import _pipeline
 
     _refuse_idle_settings(context, teacher)
+    guide = find_folder(teacher, teacher_pruned, option="--teacher-pruned") if teacher is not None else None
     saved = _pipeline.train(
         architecture,
         _data(dataset, data, image_size, download),
         settings,
         output,
         options=parse_options(option, stem, num_classes),
-        teacher=find_folder(teacher, teacher_pruned) if teacher is not None else None,
+        teacher=guide,
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),
@@ -130,12 +131,13 @@ def finetune(
     from zoo_slim.training import _pipeline
 
     _refuse_idle_settings(context, teacher)
+    guide = find_folder(teacher, teacher_pruned, option="--teacher-pruned") if teacher is not None else None
     saved = _pipeline.finetune(
         find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
         settings,
         output,
-        teacher=find_folder(teacher, teacher_pruned) if teacher is not None else None,
+        teacher=guide,
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),

@@ -42,12 +42,11 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
             stacklevel=2,
         )
     elif found.unused:
-        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in found.unused))
-        rest = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        named = ", ".join(found.unused[:NAMED])
+        rest = f" and {len(found.unused) - NAMED} more" if len(found.unused) > NAMED else ""
         warnings.warn(
-            f"{type(model).__name__} does not use {', '.join(layers[:NAMED])}{rest} on the example input: they stay as "
-            "they are, and may not fit the slim network. If it ever uses them, give an example input with which it "
-            "does.",
+            f"{type(model).__name__} does not use {named}{rest} on the example input: what is not used stays as it is, "
+            "and may not fit the slim network. If it ever is used, give an example input with which it is.",
             stacklevel=2,
         )
     return schema_of(model, found, architecture)

@@ -44,7 +44,7 @@ class Trace:
         training: whether a pass in training mode succeeded, and if not, why.
         attributes: ``{module name: {attribute: class of each position}}`` of the integers that are sizes of axes:
             an attribute becomes the number of positions kept. ``name[i]`` is the item of a list or tuple.
-        unused: names of the parameters that no operation used in either mode.
+        unused: names of modules with parameters of their own, none of which an operation used in either mode.
     """
 
     axes: Mapping[str, Mapping[int, Ids]]
@@ -212,8 +212,18 @@ def _facts(
         reasons=ids.reasons,
         training=failure,
         attributes=_live({name: {key: classes(axis) for key, axis in own.items()} for name, own in attributes.items()}),
-        unused=[name for name, _ in model.named_parameters() if name not in state.used],
+        unused=_unused(model, state),
     )
+
+
+def _unused(model: nn.Module, state: TraceState) -> list[str]:
+    """Modules of which no parameter is used. Those of size 1 do not count: they fit any width."""
+    used: dict[str, bool] = {}
+    for name, _ in model.named_parameters():
+        if state.minted.get(name):
+            module = name.rpartition(".")[0]
+            used[module] = used.get(module, False) or name in state.used
+    return [name for name, any_used in used.items() if name and not any_used]
 
 
 def _live(attributes: Mapping[str, Mapping[str, Ids]]) -> dict[str, dict[str, Ids]]:

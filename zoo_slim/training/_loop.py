@@ -245,6 +245,7 @@ class _Run:
         """Go to where the state says the run was; without a state, stay at the start."""
         found = read_state(self.folder / "state")
         if found is None:
+            by_main(lambda: self.record.write(self.history))
             return
         tensors, position = found
         try:
