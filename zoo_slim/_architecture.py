@@ -5,7 +5,7 @@ import re
 import reprlib
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -63,7 +63,7 @@ class Architecture:
             )
         if not callable(self.builder):
             raise RegistryError(f"the builder of architecture {self.name!r} is {self.builder!r}, not a function")
-        size = tuple(self.input_size)
+        size = tuple(self.input_size) if isinstance(self.input_size, Iterable) else ()
         if len(size) != 3 or not all(type(length) is int and length > 0 for length in size):
             raise RegistryError(
                 f"the input size of architecture {self.name!r} is {self.input_size!r}; "
