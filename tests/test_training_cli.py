@@ -203,6 +203,8 @@ def test_run_only_does_what_it_is_told(called):
     invoke("run", "--ckpt", "a", "--fine-tune", "--batch-size", "32", "--opt", "adamw", "--fine-tune-epochs", "3")
     assert called["run_all"][1]["base"] == "a" and called["run_all"][1]["start"] is None
     assert called["run_all"][0][3] == Settings(epochs=3, batch_size=32, learning_rate=0.001, opt="adamw")
+    invoke("run", "--ckpt", "a", "--fine-tune", "--rounding", "eight")
+    assert called["run_all"][1]["rounding"] == "eight"
     invoke("run", "--net", "resnet18", "--ckpt", "a", "--sparsity-train")
     assert called["run_all"][1]["start"] == "a" and called["run_all"][1]["base"] is None
 
@@ -221,6 +223,7 @@ def test_run_only_does_what_it_is_told(called):
             "--sparsity and --penalty would have no effect",
         ),
         (("run", "resnet18", "--prune-ratio", "0.5", "--fine-tune-lr", "1"), "would have no effect: add --fine-tune"),
+        (("run", "resnet18", "--rounding", "eight"), "--rounding would have no effect: add --fine-tune"),
         (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),
         (("run", "resnet18", "--net", "vgg11_bn"), "two architectures; give one of them"),
         *(

@@ -218,6 +218,7 @@ def test_all_in_one(trained, data, tmp_path):
     options = {
         "base": trained,
         "after_slimming": "both",
+        "rounding": "eight",
         "distill": True,
         "dtype": "float16",
         "command": "zoo-slim run --data data",
@@ -242,11 +243,15 @@ def test_all_in_one(trained, data, tmp_path):
 
     assert run_all(None, data, SETTINGS, tuning, [0.5], folder, **options, resume=True) == summary
     with pytest.raises(TrainingError, match="after_slimming = 'both', now it is None"):
-        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, distill=True, resume=True)
+        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, rounding="eight", distill=True, resume=True)
     with pytest.raises(TrainingError, match="teacher_sha256"):
-        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, after_slimming="both", resume=True)
+        run_all(
+            None, data, SETTINGS, tuning, [0.5], folder,
+            base=trained, rounding="eight", after_slimming="both", resume=True,
+        )  # fmt: skip
     (slimming,) = origin.training["before"]
     assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
+    assert slimming["rounding"] == "eight"
     assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
     assert slimming["folded"]["layers"] > 0
     assert origin.training["base"] == read_config(trained).training
@@ -277,6 +282,23 @@ def test_the_ratio_of_auto_is_found_out(trained, data):
     _, result, share = _run_all._slim(whole, "auto", None, dataset)
     assert share == find_cliff(whole, example_input=example_of(dataset)).ratio > 0
     assert result == _run_all._slim(whole, share, None, dataset)[1]
+
+
+def test_channels_kept_are_rounded(trained, data):
+    whole, dataset = load(f"local-dir:{trained}"), data.load()
+    network, result, _ = _run_all._slim(whole, 0.4, None, dataset, "eight")
+    widths = [norm.num_features for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert result.kept and all(width % 8 == 0 for width in widths)
+    plain = _run_all._slim(whole, 0.4, None, dataset)[0]
+    assert any(norm.num_features % 8 for norm in plain.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_a_rounding_is_checked_before_anything_is_trained(data, tmp_path):
+    with pytest.raises(SlimmingError, match="rounding 'ten' is unknown"):
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", rounding="ten")
+    with pytest.raises(TrainingError, match="a schema file says its rounding itself"):
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", rounding="eight", schema="schema.json")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_way_that_cannot_be_had_ends_the_run(trained, data, tmp_path, monkeypatch):

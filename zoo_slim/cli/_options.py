@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from zoo_slim.training._run_all import Ratio
 
 __all__ = [
-    "AsJson", "Name", "Options", "Pruned", "example", "parse_count", "parse_options", "parse_ratio", "parse_share",
-    "place",
+    "AsJson", "Name", "Options", "Pruned", "Rounding", "example", "parse_count", "parse_options", "parse_ratio",
+    "parse_share", "place",
 ]  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="A registered name, hf-hub:org/name[@revision], or a checkpoint's folder.")]
 Pruned = Annotated[str | None, typer.Option("--pruned", help="Variant, 0.75 for instance.")]
+Rounding = Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow: of the channels kept.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 

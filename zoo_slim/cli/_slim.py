@@ -13,7 +13,7 @@ from zoo_slim._amount import amount
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import example, parse_count, parse_ratio, parse_share, place
+from zoo_slim.cli._options import Rounding, example, parse_count, parse_ratio, parse_share, place
 from zoo_slim.cli._output import console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._settings import given_options
@@ -68,7 +68,7 @@ def slim(
     minimum: Annotated[
         str, typer.Option("--minimum", help="What each group keeps at least: 8 channels, or a share such as 0.1.")
     ] = "0.02",
-    rounding: Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow.")] = None,
+    rounding: Rounding = None,
     schema: Annotated[
         Path | None,
         typer.Option(

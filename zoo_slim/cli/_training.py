@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import Options, Pruned, example, parse_options, parse_ratio
+from zoo_slim.cli._options import Options, Pruned, Rounding, example, parse_options, parse_ratio
 from zoo_slim.cli._settings import given_options, refuse_idle, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
@@ -43,7 +43,7 @@ OF_TEACHER = ("distill_weight", "distill_temperature")
 OF_NAMED_TEACHER = ("teacher_pruned", *OF_TEACHER)
 OF_TRAINING = ("warmup_epochs", "stem", "num_classes", "option")
 OF_TUNING = (
-    "prune_ratio", "prune_schema", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
+    "prune_ratio", "prune_schema", "rounding", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
 )  # fmt: skip
 """Parameters that need a sparsity, a teacher, one that is named, training from the beginning, and slimming."""
 
@@ -188,6 +188,7 @@ def run(
         list[str], typer.Option("--prune-ratio", help="Share of the scales to remove, or auto; may be repeated.")
     ] = ["0.75"],  # noqa: B006  # typer copies it
     prune_schema: Annotated[Path | None, typer.Option("--prune-schema", help="Pruning schema (JSON).")] = None,
+    rounding: Rounding = None,
     after_slimming: Annotated[
         str,
         typer.Option("--after-slimming", help="What fine-tuning starts from: plain, folded, recalibrated or both."),
@@ -263,6 +264,7 @@ def run(
         start=source if sparsity_train else None,
         base=source if not sparsity_train else None,
         schema=prune_schema,
+        rounding=rounding,
         after_slimming=after_slimming,
         distill=distill,
         resume=resume,

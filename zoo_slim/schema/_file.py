@@ -13,7 +13,7 @@ from zoo_slim._errors import SchemaError
 from zoo_slim._files import replacing_file
 from zoo_slim._union_find import Ids
 from zoo_slim.schema._expression import Expression, format_channels, parse_channels
-from zoo_slim.schema._schema import Group, Layer, PruningSchema
+from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema
 
 __all__ = ["FORMAT", "VERSION", "contents_of", "document_of", "dumps", "loads", "read_schema", "write_schema"]
 
@@ -180,7 +180,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
             raise SchemaError(f"{where}: equal[{number}]: its rows have different lengths")
         equal.append(np.stack(parsed))
     rounding = document.get("rounding", "none")
-    if rounding not in ("none", "eight", "two_pow"):
+    if rounding not in ROUNDINGS:
         raise SchemaError(f"{where}: rounding {rounding!r} must be 'none', 'eight' or 'two_pow'")
     for key in ("architecture", "fingerprint"):
         if not isinstance(document.get(key, ""), str):

@@ -12,7 +12,7 @@ from torch import nn
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
 from zoo_slim.schema._file import contents_of, document_of
-from zoo_slim.schema._schema import Group, Layer, PruningSchema
+from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema
 
 __all__ = ["OriginalSchema", "convert_original", "parse_original", "read_original"]
 
@@ -109,7 +109,7 @@ def parse_original(document: object, where: str = "schema") -> OriginalSchema:
         for name in given if isinstance(given, list) else [given]:
             fixed[full(name, f"{place}.name")] = float(ratio)
     rounding = document.get("channel_rounding", "none")
-    if rounding not in ("none", "eight", "two_pow"):
+    if rounding not in ROUNDINGS:
         raise SchemaError(f"{where}: channel_rounding: {rounding!r} must be 'none', 'eight' or 'two_pow'")
     return OriginalSchema(modules, shortcuts, cats, fixed, rounding)
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
 
-__all__ = ["Axes", "Group", "Layer", "PruningSchema", "attribute_value", "model_tensors"]
+__all__ = ["ROUNDINGS", "Axes", "Group", "Layer", "PruningSchema", "attribute_value", "model_tensors"]
+
+ROUNDINGS = ("none", "eight", "two_pow")
+"""What the channels that a group keeps may be rounded up to: nothing, a multiple of 8, a power of two."""
 
 Axes = dict[str, dict[int, Ids]]
 """``{state-dict name: {axis: channel of each position}}``, -1 where nothing may be removed."""

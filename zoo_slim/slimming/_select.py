@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from zoo_slim._errors import SlimmingError
 from zoo_slim._union_find import Ids, UnionFind
 from zoo_slim.schema import Group, PruningSchema
+from zoo_slim.schema._schema import ROUNDINGS
 from zoo_slim.slimming._criteria import Scores
 
 __all__ = ["Keep", "by_threshold", "rounded", "select", "tie"]
@@ -35,6 +36,16 @@ def tie(schema: PruningSchema, scores: Scores) -> tuple[Ids, Keep]:
         union.unify(ranked, ranked[:1])
     units = union.find(np.arange(count + 1))
     return units[:-1], units[:-1] == units[-1]
+
+
+def check_rounding(rounding: str) -> None:
+    """Compare with the roundings that there are.
+
+    Raises:
+        SlimmingError: it is another one.
+    """
+    if rounding not in ROUNDINGS:
+        raise SlimmingError(f"rounding {rounding!r} is unknown: give 'none', 'eight' or 'two_pow'")
 
 
 def rounded(keep: int, width: int, rounding: str) -> int:
@@ -74,8 +85,7 @@ def select(
         SlimmingError: a ratio or a minimum out of range, or an unknown rounding.
     """
     rounding = schema.rounding if rounding is None else rounding
-    if rounding not in ("none", "eight", "two_pow"):
-        raise SlimmingError(f"rounding {rounding!r} is unknown: give 'none', 'eight' or 'two_pow'")
+    check_rounding(rounding)
     is_count = isinstance(minimum, (int, np.integer)) and not isinstance(minimum, bool) and minimum >= 0
     if not is_count and not (isinstance(minimum, (float, np.floating)) and 0 <= minimum <= 1):
         raise SlimmingError(f"minimum={minimum!r} is neither a number of channels nor a share: give 8, or 0.02")

@@ -46,6 +46,7 @@ def run_all(
     start: str | Path | None = None,
     base: str | Path | None = None,
     schema: str | Path | None = None,
+    rounding: str | None = None,
     after_slimming: str = "plain",
     distill: bool = False,
     resume: bool = False,
@@ -69,6 +70,7 @@ def run_all(
         base: slim checkpoint of a trained network; nothing is trained before slimming then.
         schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
             architecture's own schema, or a traced one.
+        rounding: as for `zoo_slim.slim`.
         after_slimming: what fine-tuning starts from: ``plain``, ``folded``, ``recalibrated`` or ``both``.
         distill: let the network imitate the one that it was slimmed from.
         resume: go on where the last run in ``folder`` stopped.
@@ -83,13 +85,19 @@ def run_all(
     Raises:
         TrainingError: neither an architecture nor a checkpoint is given, a ratio is out of range, or a run cannot go
             on.
+        SlimmingError: an unknown rounding.
         SchemaError: the schema cannot be read, or does not fit. Like the ratios, it is checked before anything is
             trained.
     """
     from zoo_slim import checkpoint
+    from zoo_slim.slimming._select import check_rounding
 
     for ratio in ratios:
         check_ratio(ratio)
+    if rounding is not None:
+        check_rounding(rounding)
+        if schema is not None:
+            raise TrainingError("a schema file says its rounding itself: leave the rounding out, or write it there")
     if "auto" in ratios and schema is not None:
         raise TrainingError("the ratio auto follows zoo_slim's own schema: give a number, or no schema")
     check_way(after_slimming)
@@ -129,9 +137,9 @@ def run_all(
         summary["variants"] = {}
         for ratio in dict.fromkeys(ratios):
             whole = load_network(trained)
-            slimmed, result, share = _slim(whole, ratio, schema, dataset)
+            slimmed, result, share = _slim(whole, ratio, schema, dataset, rounding)
             target = _tune(
-                whole, slimmed, result, share, _tag(ratio), dataset, tuning, folder, schema=schema,
+                whole, slimmed, result, share, _tag(ratio), dataset, tuning, folder, schema=schema, rounding=rounding,
                 after_slimming=after_slimming, distill=distill, resume=resume, dtype=dtype, command=command,
                 base_metrics=base_metrics,
             )  # fmt: skip
@@ -156,7 +164,7 @@ def _tag(ratio: Ratio) -> str:
 
 
 def _slim(
-    whole: nn.Module, ratio: Ratio, schema: str | Path | None, dataset: Dataset
+    whole: nn.Module, ratio: Ratio, schema: str | Path | None, dataset: Dataset, rounding: str | None = None
 ) -> tuple[nn.Module, PruningResult, float]:
     """Return the slim network, the pruning result, and the ratio as a number."""
     from zoo_slim import slim
@@ -169,8 +177,8 @@ def _slim(
         assert not isinstance(ratio, str)
         return *slim_by_schema(whole, schema, ratio, example), ratio
     groups = schema_for(whole, None, example)
-    share = before_cliff(whole, groups) if isinstance(ratio, str) else ratio
-    return *slim(whole, ratio=share, schema=groups, example_input=example), share
+    share = before_cliff(whole, groups, rounding=rounding) if isinstance(ratio, str) else ratio
+    return *slim(whole, ratio=share, schema=groups, example_input=example, rounding=rounding), share
 
 
 def _tune(
@@ -184,6 +192,7 @@ def _tune(
     folder: Path,
     *,
     schema: str | Path | None,
+    rounding: str | None,
     after_slimming: str,
     distill: bool,
     resume: bool,
@@ -211,6 +220,7 @@ def _tune(
         "after_slimming": after_slimming,
         **steps,
         **({"schema": Path(schema).name} if schema is not None else {}),
+        **({"rounding": rounding} if rounding is not None else {}),
         "base": training_of(whole),
     }
     identity = identity_of(slimmed)

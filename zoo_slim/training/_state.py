@@ -33,7 +33,7 @@ def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, An
         progress: whatever else belongs to the state; JSON values only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    data = save_tensors({name: _copy(tensor) for name, tensor in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     file = folder / f"tensors-{digest[:16]}.safetensors"
     write_file(file, data)
@@ -72,6 +72,11 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return load_tensors(data), state
     except SafetensorError as error:
         raise TrainingError(f"{folder / name} is no safetensors file: {error}") from error
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU, made once wherever the tensor is: safetensors takes no shared memory."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def write_file(file: Path, data: bytes) -> None:
