@@ -201,7 +201,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
         notes.append(f"weights file: {report['file_dtype']}, the base's {other}")
     side = "x".join(map(str, report["input"]))
     notes.append(
-        f"latency: median of {report['repeats']} passes of one {side} image, threads: {report['threads']}, measured here"
-        + ("; the base has random weights for it" if base else "")
+        f"latency: median of {report['repeats']} passes of one {side} image, threads: {report['threads']}, "
+        "measured here" + ("; the base has random weights for it" if base else "")
     )
     return notes
