@@ -5,8 +5,8 @@
 SLIM and BASE are checkpoint folders: the slim network, and the trained one that it was made from. Writes
 ``zoo_slim/zoo/ARCHITECTURE/pruned-VARIANT/`` in half precision, and the model card beside it; what is in ``samples/``
 stays as it is. The accuracies are measured here, on all test images; the slim network's after it was read back from the
-file in half precision. Without BASE, what the slim checkpoint records of it stays;
-the size of its file is among that only where the slim network comes from the zoo.
+file in half precision. Without BASE, what the slim checkpoint records of it stays; the size of its file is among that
+only where the slim network comes from the zoo.
 """
 
 import argparse

@@ -120,8 +120,8 @@ def test_finetuning_again_and_again_keeps_all_steps(trained, data, tmp_path, mon
         source = finetune(source, data, SETTINGS, tmp_path / str(step), command=f"step {step}")
     found = read_config(source).training
     assert found["command"] == "step 5"
-    assert [step.get("command", "trained") for step in found["before"]] == [
-        "step 4", "step 3", "step 2", "step 1", "step 0", read_config(trained).training.get("command", "trained"),
+    assert [step["command"] for step in found["before"]] == [
+        "step 4", "step 3", "step 2", "step 1", "step 0", read_config(trained).training["command"],
     ]  # fmt: skip
 
 

@@ -91,18 +91,16 @@ def train(
 
     The sparsity is an L1 penalty on the BatchNorm scales.
     """
-    from zoo_slim.cli._checkpoints import find_folder
     from zoo_slim.training import _pipeline
 
     _refuse_idle_settings(context, teacher)
-    guide = find_folder(teacher, teacher_pruned, option="--teacher-pruned") if teacher is not None else None
     saved = _pipeline.train(
         architecture,
         _data(dataset, data, image_size, download),
         settings,
         output,
         options=parse_options(option, stem, num_classes),
-        teacher=guide,
+        teacher=_teacher_folder(teacher, teacher_pruned),
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),
@@ -131,13 +129,12 @@ def finetune(
     from zoo_slim.training import _pipeline
 
     _refuse_idle_settings(context, teacher)
-    guide = find_folder(teacher, teacher_pruned, option="--teacher-pruned") if teacher is not None else None
     saved = _pipeline.finetune(
         find_folder(checkpoint, pruned),
         _data(dataset, data, image_size, download),
         settings,
         output,
-        teacher=guide,
+        teacher=_teacher_folder(teacher, teacher_pruned),
         resume=resume,
         dtype=save_dtype,
         command=recorded_command(),
@@ -279,6 +276,12 @@ def run(
 def _refuse_idle_settings(context: typer.Context, teacher: str | None) -> None:
     refuse_idle(context, "--sparsity", given_options(context, ["sparsity"]), OF_SPARSITY)
     refuse_idle(context, "--teacher", teacher, OF_NAMED_TEACHER)
+
+
+def _teacher_folder(name: str | None, pruned: str | None) -> Path | None:
+    from zoo_slim.cli._checkpoints import find_folder
+
+    return None if name is None else find_folder(name, pruned, option="--teacher-pruned")
 
 
 def _data(name: str, root: Path, size: int | None, download: bool) -> "Data":

@@ -11,7 +11,7 @@ from zoo_slim.schema import Group, PruningSchema
 from zoo_slim.schema._schema import ROUNDINGS
 from zoo_slim.slimming._criteria import Scores
 
-__all__ = ["Keep", "by_threshold", "rounded", "select", "tie"]
+__all__ = ["Keep", "by_threshold", "check_rounding", "rounded", "select", "tie"]
 
 Keep = NDArray[np.bool_]
 """Bool ``[channels]``."""
