@@ -4,14 +4,18 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo_slim
 from zoo_slim._errors import SlimmingError
+from zoo_slim.slimming import count_macs
 
 IMAGES = torch.rand(2, 3, 8, 8)
 
@@ -45,6 +49,17 @@ def compiled() -> nn.Module:
     return model
 
 
+class FirstOf(nn.Module):
+    """One of the tensors that a network returns in a dict."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)["7"]  # type: ignore[no-any-return]
+
+
 def pruned() -> nn.Module:
     conv = nn.Conv2d(3, 16, 3)
     prune.random_unstructured(conv, "weight", 0.2)
@@ -54,6 +69,8 @@ def pruned() -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "an activation on itself": KeepsFeatures,
     "compiled in place": compiled,
+    "compiled in parts": lambda: chain(torch.compile(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), backend="eager")),
+    "an extractor of features": lambda: FirstOf(create_feature_extractor(chain().eval(), ["3", "7"])),
     "parametrised spectral_norm": lambda: chain(parametrizations.spectral_norm(nn.Conv2d(3, 16, 3))),
     "spectral_norm": lambda: chain(spectral_norm(nn.Conv2d(3, 16, 3))),
     "weight_norm": lambda: chain(weight_norm(nn.Conv2d(3, 16, 3))),
@@ -72,6 +89,7 @@ def test_slimming_after_training_changes_nothing(kind: str) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
+    assert [module.training for module in slim.modules()] == [module.training for module in model.modules()]
     assert zoo_slim.verify(model, result, IMAGES).exact
     slim(IMAGES).sum().backward()
 
@@ -88,6 +106,60 @@ def test_of_a_wrapped_network_the_one_inside_is_slimmed(wrap: Callable[[nn.Modul
     zoo_slim.save(slim, tmp_path / "slim")
     again = zoo_slim.load(f"local-dir:{tmp_path / 'slim'}")
     assert torch.equal(again(IMAGES), slim.eval()(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: torch.jit.script(chain()), "is a script, which cannot be taken apart: give the network that it was"),
+        (lambda: chain().state_dict(), "a OrderedDict is no network: give an nn.Module"),
+        (lambda: chain, "a function is no network"),
+        (lambda: nn.Conv2d, "the class Conv2d is no network"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_no_network_is_named(given: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SlimmingError, match=message):
+        zoo_slim.slim(given(), ratio=0.5, example_input=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (IMAGES.numpy(), "of type ndarray: give what the model is called with, a tensor"),
+        ("cat.jpg", "of type str"),
+        ((2, 3, 8, 8), r"the numbers \[2, 3, 8, 8\]"),
+        (IMAGES.shape, r"the numbers \[2, 3, 8, 8\]"),
+        (IMAGES[:0], r"empty, of shape \[0, 3, 8, 8\]: give a batch of 2"),
+    ],
+)
+def test_what_is_no_example_is_named(example: Any, message: str) -> None:
+    with pytest.raises(SlimmingError, match="example_input is " + message):
+        zoo_slim.slim(chain(), ratio=0.5, example_input=example)
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = chain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y if float(y.mean()) < 1e6 else 2 * y
+
+
+@pytest.mark.parametrize("blocks", [None, "needed"])
+def test_the_macs_of_a_network_that_looks_at_values_can_be_bounded(blocks: str | None) -> None:
+    model = LooksAtValues()
+    slim, result = zoo_slim.slim(model, macs=0.5, example_input=IMAGES, remove_blocks=blocks)
+    counts = [count_macs(network, IMAGES) for network in (slim, model, model.net)]
+    assert counts[1] == counts[2] and 0 < counts[0] <= counts[1] / 2
+    assert zoo_slim.verify(model, result, IMAGES).exact
+
+
+def test_a_network_that_does_not_run_has_no_macs() -> None:
+    with pytest.raises(SlimmingError, match=r"MACs of this Sequential cannot be counted: .*channels"):
+        count_macs(chain(), IMAGES[:, :2])
 
 
 def test_what_cannot_be_copied_is_named() -> None:
@@ -114,6 +186,10 @@ class ByWidth(nn.Module):
         lambda x: math.log(x.shape[1]),
         lambda x: math.log2(x.shape[1]),
         lambda x: math.isqrt(x.shape[1]),
+        lambda x: math.gcd(x.shape[1], 48),
+        lambda x: math.comb(x.shape[1], 2),
+        lambda x: ~x.shape[1],
+        lambda x: 3 | x.shape[1],
         lambda x: x.shape[1].bit_length(),
         lambda x: x.shape[1].numerator,
         lambda x: x[0].nbytes / 256,
@@ -121,18 +197,27 @@ class ByWidth(nn.Module):
 )
 def test_a_width_that_is_used_as_a_number_stays(number: Callable[[Tensor], float]) -> None:
     model = ByWidth(number)
-    with pytest.warns(UserWarning, match=r"ratio=0\.6 removed nothing of this ByWidth"):
+    with pytest.warns(UserWarning, match=r"ratio 0\.6 of this ByWidth: removed none of the channels"):
         slim, result = zoo_slim.slim(model, ratio=0.6, criterion="l1", example_input=IMAGES)
     assert slim.stem.out_channels == 32
     assert zoo_slim.verify(model, result, IMAGES).exact
     assert math.log.__module__ == "math"
 
 
-@pytest.mark.parametrize("number", [lambda x: len(range(x.shape[1])), lambda x: x.shape[1:].numel() / 64])
-def test_verify_finds_the_widths_that_tracing_cannot_see(number: Callable[[Tensor], float]) -> None:
-    model = ByWidth(number)
-    _, result = zoo_slim.slim(model, ratio=0.6, criterion="l1", example_input=IMAGES)
-    assert not zoo_slim.verify(model, result, IMAGES).exact
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda x: len(range(x.shape[1])),
+        lambda x: x.shape[1:].numel() / 64,
+        lambda x: 1.0 / x.shape[1],
+        lambda x: 2.0 * x.shape[1],
+        lambda x: np.zeros(x.shape[1]).size,
+        lambda x: torch.tensor(1.0 / x.shape[1]),
+    ],
+)
+def test_widths_that_tracing_cannot_see_are_refused(number: Callable[[Tensor], float]) -> None:
+    with pytest.raises(SlimmingError, match=r"the slim ByWidth computes aten\.\w+\.\w+ with .*, the original"):
+        zoo_slim.slim(ByWidth(number), ratio=0.6, criterion="l1", example_input=IMAGES)
 
 
 class TwoTasks(nn.Module):

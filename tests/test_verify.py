@@ -1,10 +1,15 @@
 """What `verify` compares, and what it cannot."""
 
+import random
+
 import pytest
 import torch
+import torch.nn.functional as F
 from rule_networks import Net, conv
 from torch import nn
 
+from zoo_slim._errors import SlimmingError
+from zoo_slim.result import PruningResult
 from zoo_slim.slimming import randomize, slim, verify
 
 
@@ -34,3 +39,83 @@ def test_branches_that_are_random_are_not_compared(draw, compared, seed):
     found = verify(model, result, example)
     assert found.exact and found.training_compared == compared
     assert torch.equal(before, torch.get_rng_state())
+
+
+def noisy(place):
+    """A network that adds noise in evaluation mode: to its output, or to channels that can go."""
+    noise = {
+        "output": lambda m, x: (y := m.head(m.a(x).mean((2, 3)))) + torch.randn_like(y) + random.random(),
+        "channels": lambda m, x: m.head((y := m.a(x).mean((2, 3))) + torch.randn_like(y)),
+    }
+    return Net(noise[place], a=conv(3, 8)(), head=nn.Linear(8, 5))
+
+
+def slimmed(model, example=None):
+    """A randomised network, what was kept of half of it, and its example."""
+    example = torch.rand(2, 3, 8, 8) if example is None else example
+    _, result = slim(randomize(model, 1).eval(), ratio=0.5, criterion="l1", example_input=example)
+    assert result.kept
+    return model, result, example
+
+
+def test_both_draw_the_same_random_numbers():
+    model, result, example = slimmed(noisy("output"))
+    states = torch.get_rng_state(), random.getstate()
+    assert verify(model, result, example).exact
+    assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+
+
+def test_noise_on_channels_that_go_cannot_be_compared():
+    with pytest.raises(SlimmingError, match="draws random numbers in evaluation mode, and others for fewer channels"):
+        verify(*slimmed(noisy("channels")))
+
+
+MADE = {
+    "zeros": lambda m, y: m.rnn(y.flatten(2).mT, torch.zeros(1, len(y), 5, device=y.device))[0],
+    "numbers": lambda m, y: F.conv2d(y, torch.tensor([[[[1.0, -1.0]]]], device=y.device).expand(5, 5, 1, 2)),
+    "positions": lambda m, y: F.grid_sample(y, torch.linspace(-1, 1, 4, device=y.device).expand(len(y), 3, 2, 4).mT),
+    "complex zeros": lambda m, y: torch.zeros(5, dtype=torch.cfloat, device=y.device)[:, None, None] + y * m.phase,
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_a_forward_makes_by_default_is_double(kind):
+    model = Net(
+        lambda m, x: MADE[kind](m, m.head(m.a(x))),
+        a=conv(3, 8)(),
+        head=nn.Conv2d(8, 5, 1),
+        rnn=nn.GRU(5, 5, batch_first=True),
+        phase=nn.Parameter(torch.rand(5, 1, 1, dtype=torch.cfloat)),
+    )
+    model, result, example = slimmed(model)
+    assert verify(model, result, example).exact
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("-inf"), float("nan")])
+def test_infinities_in_the_same_places_are_equal(value):
+    model = Net(
+        lambda m, x: m.head(m.a(x)).masked_fill(torch.eye(8, dtype=torch.bool, device=x.device), value),
+        a=conv(3, 8)(),
+        head=nn.Conv2d(8, 5, 1),
+    )
+    model, result, example = slimmed(model)
+    found = verify(model, result, example)
+    assert found.exact and found.training_compared
+    removed = result.kept["head.weight"][1]
+    wrong = PruningResult({**result.kept, "head.weight": {1: (removed + 1) % 8}}, result.attributes)
+    assert not verify(model, wrong, example).exact
+
+
+def test_infinities_in_other_places_are_not():
+    model = Net(lambda m, x: (y := m.head(m.a(x))) / (y > y.mean()), a=conv(3, 8)(), head=nn.Conv2d(8, 5, 1))
+    model, result, example = slimmed(model)
+    assert verify(model, result, example).exact
+    model.run = lambda m, x: (y := m.head(m.a(x))) / (y > y.mean() * len(m.a.bias) / 8)
+    assert verify(model, result, example).max_relative_difference == float("inf")
+
+
+def test_an_output_without_a_number_is_nothing_to_compare():
+    model = Net(lambda m, x: m.head(m.a(x)) * float("nan"), a=conv(3, 8)(), head=nn.Conv2d(8, 5, 1))
+    with pytest.raises(SlimmingError, match="nothing to compare"):
+        verify(*slimmed(model))

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
@@ -25,12 +26,16 @@ def copy_of(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     for tensor in computed_attributes(model):
         memo.setdefault(id(tensor), tensor.detach().clone())
     try:
-        return copy.deepcopy(model, memo)
+        made = copy.deepcopy(model, memo)
     except Exception as error:
         raise SlimmingError(
             f"this {type(model).__name__} cannot be copied: {type(error).__name__}: {error}. Networks are changed on a "
             "copy; take what cannot be copied, a lock or an open file for instance, off it first"
         ) from error
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in made.named_modules(remove_duplicate=False):
+        module.training = modes.get(name, module.training)  # copies of torch.fx's modules are in training mode
+    return made
 
 
 def computed_attributes(model: nn.Module) -> Iterator[Tensor]:
@@ -51,7 +56,19 @@ def _computed(value: Any) -> Iterator[Tensor]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    """Return the network inside `torch.compile`, DataParallel and DistributedDataParallel.
+
+    Raises:
+        SlimmingError: it is no `nn.Module`, or a script.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise SlimmingError(f"{kind} is no network: give an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SlimmingError(
+            f"this {type(model).__name__} is a script, which cannot be taken apart: give the network that it was made "
+            "from, and script or trace the slim one"
+        )
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module

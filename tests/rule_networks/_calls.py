@@ -1,6 +1,7 @@
 """What is called, and what comes out."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from rule_networks._case import case, conv, head, image, of, pool
@@ -111,6 +112,18 @@ case(
     None,
     lambda m, x: m.head(pool(m.kernels[0](x))),
     kernels=lambda: [nn.Conv2d(3, 8, 1).double()],
+    head=head(8),
+)
+case(
+    "a buffer that the forward replaces by a larger one",
+    8,
+    lambda m, x: (
+        y := m.a(x),
+        setattr(m, "position", F.interpolate(m.position, y.shape[2:])),
+        m.head((y + m.position).mean((2, 3))),
+    )[2],
+    a=conv(3, 8),
+    position=lambda: torch.randn(1, 8, 4, 4),
     head=head(8),
 )
 case(

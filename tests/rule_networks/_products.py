@@ -51,6 +51,23 @@ case(
     head=head(6),
 )
 case(
+    "kernel from an embedding of each channel",
+    5,
+    lambda m, x: F.conv2d(m.a(x), m.make(m.z).t()[..., None, None]),
+    a=conv(3, 8),
+    z=weights(8, 5),
+    make=lambda: nn.Linear(5, 4),
+)
+case(
+    "kernel from an embedding of each channel, without bias",
+    13,
+    lambda m, x: F.conv2d(m.a(x), m.make(m.z).t()[..., None, None]),
+    a=conv(3, 8),
+    z=weights(8, 5),
+    make=lambda: nn.Linear(5, 4, bias=False),
+    reads={"z": 0},
+)
+case(
     "linear by einsum",
     14,
     lambda m, x: m.head(torch.einsum("bchw,dc->bd", m.a(x), m.w)),

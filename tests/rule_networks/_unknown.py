@@ -48,6 +48,7 @@ after(
     lambda m, y: (z := torch.empty_like(y), torch.add(y.detach(), m.b(y).detach(), out=z), z + y)[2],
     b=conv(8, 8),
 )
+after("branch by torch.cond", 0, lambda m, y: torch.cond(torch.tensor(True), torch.sin, torch.cos, (y,)))
 after("scatter", None, lambda m, y: y.scatter(2, torch.zeros(2, 8, 8, 8, dtype=torch.long, device=y.device), 1.0))
 after("data", None, lambda m, y: y.data.relu())
 after("detached", 8, lambda m, y: y + m.b(y).detach(), b=conv(8, 8))

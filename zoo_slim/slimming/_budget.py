@@ -11,7 +11,7 @@ from torch import nn
 from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.slimming._cost import count_macs, count_params
-from zoo_slim.tracing import Example
+from zoo_slim.tracing import Example, meta_copy
 
 __all__ = ["MOST", "Budget"]
 
@@ -26,7 +26,7 @@ class Budget:
     """What a slim network may cost at most.
 
     Args:
-        probe: the original network, on the meta device.
+        model: the original network.
         limit: a number, or as a float below 1 a share of what there is.
         unit: ``params`` or ``macs``; MACs count per sample.
         example: what to call the network with.
@@ -35,14 +35,19 @@ class Budget:
         SlimmingError: a limit that is no number above 0.
     """
 
-    def __init__(self, probe: nn.Module, limit: int | float, unit: str, example: Example) -> None:
+    def __init__(self, model: nn.Module, limit: int | float, unit: str, example: Example) -> None:
         if isinstance(limit, bool) or not isinstance(limit, (int, float, np.number)) or not 0 < limit < math.inf:
             raise SlimmingError(
                 f"{unit}={limit!r} is no budget: give a number to keep at most, such as 2_000_000, "
                 "or a share below 1 of what there is, such as 0.5"
             )
-        self._probe, self._macs, self._example = probe, unit == "macs", example
-        self._whole = self._cost(PruningResult())
+        self._macs, self._example = unit == "macs", example
+        self._network = meta_copy(model)
+        try:
+            self._whole = self._cost(PruningResult())
+        except SlimmingError:  # its forward looks at values
+            self._network = model
+            self._whole = self._cost(PruningResult())
         self._target = float(limit) * (self._whole if limit < 1 else 1)
 
     def allows(self, result: PruningResult) -> bool:
@@ -63,7 +68,8 @@ class Budget:
             raise SlimmingError(
                 f"a budget of {self._target:,.0f} {'MACs' if self._macs else 'parameters'} cannot be met: of "
                 f"{self._whole:,.0f}, {self._cost(best):,.0f} are left when every group is at its minimum. Raise the "
-                "budget, lower `minimum`, or let whole residual blocks go: remove_blocks='needed'."
+                "budget, lower the minimum (minimum, --minimum), or let whole residual blocks go "
+                "(remove_blocks='needed', --remove-blocks needed)."
             )
         for _ in range(_STEPS):
             middle = (low + high) / 2
@@ -75,7 +81,7 @@ class Budget:
         return best
 
     def _cost(self, result: PruningResult) -> float:
-        network = apply_result(self._probe, result)
+        network = apply_result(self._network, result)
         if self._macs:
             return count_macs(network, self._example) / _batch_size(self._example)
         return count_params(network)

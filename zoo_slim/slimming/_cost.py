@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoo_slim._errors import SlimmingError
+from zoo_slim._networks import copy_of
 from zoo_slim.tracing import Example, call_model, meta_copy, to_device
 
 __all__ = ["count_macs", "count_params"]
@@ -18,9 +20,28 @@ def count_macs(model: nn.Module, example_input: Example) -> int:
     """Multiply-accumulates of one forward pass in evaluation mode, for the whole batch of the example input.
 
     Convolutions and matrix products are counted, as torch's `FlopCounterMode` does (two FLOPs are one MAC). Runs on
-    meta tensors.
+    meta tensors; where a forward looks at values, on a copy.
+
+    Raises:
+        SlimmingError: the model does not run on the example input.
     """
-    probe = meta_copy(model).eval()
+    try:
+        return _counted(meta_copy(model), to_device(example_input, "meta"))
+    except SlimmingError:
+        raise
+    except Exception as meta_error:
+        try:
+            return _counted(copy_of(model), example_input)
+        except SlimmingError:
+            raise
+        except Exception as error:
+            raise SlimmingError(
+                f"the MACs of this {type(model).__name__} cannot be counted: its forward failed on the example input: "
+                f"{error} (and without weights: {meta_error}). Check that the example input is what the model expects"
+            ) from error
+
+
+def _counted(network: nn.Module, example: Example) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call_model(probe, to_device(example_input, "meta"))
+        call_model(network.eval(), example)
     return counter.get_total_flops() // 2

@@ -11,7 +11,7 @@ from zoo_slim.schema import Group, PruningSchema
 from zoo_slim.schema._schema import ROUNDINGS
 from zoo_slim.slimming._criteria import Scores
 
-__all__ = ["Keep", "by_threshold", "check_rounding", "rounded", "select", "tie"]
+__all__ = ["Keep", "by_threshold", "check_rounding", "least", "rounded", "select", "tie"]
 
 Keep = NDArray[np.bool_]
 """Bool ``[channels]``."""
@@ -57,7 +57,8 @@ def rounded(keep: int, width: int, rounding: str) -> int:
     return min(keep, width)
 
 
-def _minimum(group: Group, minimum: int | float) -> int:
+def least(group: Group, minimum: int | float) -> int:
+    """How many channels of a group stay whatever the ratio: its own minimum, or else the one that was given."""
     least = minimum if isinstance(minimum, (int, np.integer)) else max(int(group.width * minimum), 2)
     return min(group.width, max(1, group.minimum if group.minimum is not None else least))
 
@@ -154,7 +155,7 @@ def _restore(
         for name, group in schema.groups.items():
             channels = members[name]
             while (
-                want := rounded(max(kept := int(keep[channels].sum()), _minimum(group, minimum)), group.width, rounding)
+                want := rounded(max(kept := int(keep[channels].sum()), least(group, minimum)), group.width, rounding)
             ) > kept:
                 removed = channels[~keep[channels]]
                 best = units[removed[np.lexsort((removed, -unit_score[removed]))[: want - kept]]]

@@ -23,6 +23,7 @@ from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, 
 from zoo_slim.slimming._run_check import run_check
 from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import by_threshold, select
+from zoo_slim.slimming._shortfall import shortfall
 from zoo_slim.tracing import Example, meta_copy
 
 __all__ = ["remove", "slim"]
@@ -71,6 +72,9 @@ def slim(
     Returns:
         the slim network, in the mode of the given one, and the pruning result from which it can be rebuilt.
 
+    Warns:
+        UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding.
+
     Raises:
         SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
             budget that cannot be met, or nothing that could go before the cliff.
@@ -85,7 +89,7 @@ def slim(
         ratio = before_cliff(model, schema, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
     probe = meta_copy(model)
     limits = ((name, value) for name, value in (("params", params), ("macs", macs)) if value is not None)
-    budget = next((Budget(probe, value, name, example_input) for name, value in limits), None)
+    budget = next((Budget(model, value, name, example_input) for name, value in limits), None)
     scores = np.full(schema.channels, np.nan)
     if given or isinstance(remove_blocks, int):
         scores = score(model, schema, criterion)
@@ -116,10 +120,12 @@ def slim(
         else:
             attempt = partial(without_blocks, removal.named(remove_blocks))
     result = attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
-    if ratio and not result.kept and not result.removed:
-        held = any(group.inexact for group in schema.groups.values()) and not allow_inexact
-        reason = "what could go is inexact (allow_inexact=True)" if held else "no channel of it may go"
-        warnings.warn(f"ratio={ratio:g} removed nothing of this {type(model).__name__}: {reason}", stacklevel=2)
+    if ratio:
+        rest = without(schema, result.removed)
+        present = present_channels(rest, probe)
+        asked = (schema, scores) if remove_blocks == "dead" else (rest, np.where(present, scores, np.nan))
+        if short := shortfall(*asked, ratio, present, **choose.keywords):
+            warnings.warn(f"ratio {ratio:g} of this {type(model).__name__}: {short}", stacklevel=2)
     run_check(apply_result(probe, result), probe, example_input)
     return remove(model, result), result
 

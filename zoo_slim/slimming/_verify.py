@@ -1,18 +1,18 @@
 """Masked equivalence: the slim network computes what the original does with the removed channels' readers zeroed."""
 
 import copy
-import random
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo_slim._containers import tensors_in, with_tensors
+from zoo_slim._draws import draws_undone, generators
 from zoo_slim._errors import SlimmingError
 from zoo_slim._networks import copy_of, unwrap
 from zoo_slim._replacement import is_within
@@ -58,37 +58,43 @@ def verify(
     The original is masked by zeroing, in every weight that reads a removed channel, the slice that reads it, and all
     parameters of the blocks that were removed, so that nothing but what passes beside their branches is left. Both are
     compared in evaluation mode; and once more with their containers in training mode but all layers in evaluation mode,
-    which runs the branches that only run in training. A model that is random even so is not compared there.
+    which runs the branches that only run in training. A model that is random even so is not compared there. Both start
+    from the same states of the generators of random numbers, which are as before in the end.
 
     Args:
         model: the original network.
         result: what was kept of it.
-        example_input: what to call it with, any floating dtype. What the forward itself would cast to another one stays
-            in float64. The outputs must hold numbers: of all floating, complex, integer and boolean ones the magnitude
-            of the difference counts.
+        example_input: what to call it with, in the dtype that the model takes. What the forward itself would make in,
+            or cast to, another one is float64. The outputs must hold numbers: of all floating, complex, integer and
+            boolean ones the magnitude of the difference counts. Infinities and NaN must be in the same places.
         trace: a trace of ``model``, if one is at hand.
 
     Raises:
         SlimmingError: the result does not fit the model, the model cannot be traced, one of the two does not run in
-            float64, or there is nothing to compare.
+            float64, there is nothing to compare, or random numbers are drawn for channels that go.
     """
     model = unwrap(model)
     start = time.perf_counter()
     facts = trace or run_trace(model, example_input)
     seconds = time.perf_counter() - start
-    example = with_tensors(example_input, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    original = copy_of(model).double().eval()
+    example = with_tensors(example_input, _in_double)
+    original = copy_of(model)._apply(_in_double).eval()
     with torch.no_grad(), _InDouble():
         slim = apply_result(original, result)
         zero_blocks(original, result)
         mask_readers(original, result, facts.reads)
         expected = _outputs(original, example, "masked original")
-        if not any(out.numel() for out in expected):
+        if not any(out.isfinite().any() for out in expected):
             raise SlimmingError(
                 f"nothing to compare: {type(model).__name__} returns no numbers on the example input. Give one on "
                 "which it does"
             )
         worst = _difference(_outputs(slim, example, "slim network"), expected)
+        if worst >= TOLERANCE and _varies(original, example):
+            raise SlimmingError(
+                f"{type(model).__name__} draws random numbers in evaluation mode, and others for fewer channels: "
+                "nothing can be compared. Compare it without its noise"
+            )
         compared = facts.training is None and not _draws_random_numbers(original, example)
         if compared:
             found, expected = (_training_outputs(network, example) for network in (slim, original))
@@ -96,11 +102,30 @@ def verify(
     return Verification(worst, count_params(model), count_params(slim), seconds, compared)
 
 
+_WIDER = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
+}
+
+
+def _in_double(tensor: Tensor) -> Tensor:
+    return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
+
+
 class _InDouble(TorchFunctionMode):
-    """Keeps a forward in float64 that casts to another floating dtype."""
+    """Keeps a forward in float64 that makes tensors in, or casts them to, another floating dtype."""
 
     _CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
-    _NARROWER = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+    def __enter__(self) -> "_InDouble":
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        torch.set_default_dtype(self._default)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -111,12 +136,13 @@ class _InDouble(TorchFunctionMode):
         )
 
     def _widened(self, value: Any) -> Any:
-        return torch.float64 if isinstance(value, torch.dtype) and value in self._NARROWER else value
+        return _WIDER.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 def _outputs(network: nn.Module, example: Example, what: str) -> list[Tensor]:
     try:
-        return tensors_in(call_model(network, example))
+        with draws_undone(network):
+            return tensors_in(call_model(network, example))
     except Exception as error:
         raise SlimmingError(
             f"the {what} does not run in float64 on the example input: {type(error).__name__}: {error}"
@@ -132,17 +158,18 @@ def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
     return tensors_in(call_model(model, example))
 
 
+def _varies(model: nn.Module, example: Example) -> bool:
+    """Whether two runs in evaluation mode differ."""
+    with draws_undone(model):
+        return _difference(*(tensors_in(call_model(model, example)) for _ in range(2))) >= TOLERANCE
+
+
 def _draws_random_numbers(model: nn.Module, example: Example) -> bool:
     """Whether the branches that only run in training are random. Few draws can agree by chance: the states cannot."""
-    with torch.random.fork_rng(devices=[]):
-        before = _generators()
+    with draws_undone(model):
+        before = generators()
         first = _training_outputs(model, example)
-        return _generators() != before or _difference(_training_outputs(model, example), first) >= TOLERANCE
-
-
-def _generators() -> tuple[object, ...]:
-    """The states of the generators of random numbers that a forward may use."""
-    return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+        return generators() != before or _difference(_training_outputs(model, example), first) >= TOLERANCE
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -150,12 +177,15 @@ def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
         raise SlimmingError("the slim network's outputs have other shapes than the original's")
     worst = 0.0
     for one, other in zip(found, expected, strict=True):
-        if other.numel():
-            if not (other.is_floating_point() or other.is_complex()):
-                one, other = one.double(), other.double()
-            scale = float(other.abs().max()) or 1.0
-            difference = float((one - other).abs().max()) / scale
-            worst = max(worst, difference if difference == difference else float("inf"))
+        if not (other.is_floating_point() or other.is_complex()):
+            one, other = one.double(), other.double()
+        finite = one.isfinite() & other.isfinite()
+        same = (one == other) | (one.isnan() & other.isnan())
+        if not (finite | same).all():
+            return math.inf
+        if finite.any():
+            scale = float(other[finite].abs().max()) or 1.0
+            worst = max(worst, float((one - other)[finite].abs().max()) / scale)
     return worst
 
 

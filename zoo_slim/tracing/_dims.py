@@ -243,13 +243,17 @@ def _bind_equal(one: Dim, other: Dim) -> None:
 
 
 for _name in ("truediv", "rtruediv", "rfloordiv", "rmod", "divmod", "rdivmod", "pow", "rpow", "abs", "int", "float",
-              "round", "trunc", "ceil", "floor", "lshift", "rshift", "and", "or", "xor"):  # fmt: skip
+              "round", "trunc", "ceil", "floor", "invert", "lshift", "rshift", "and", "or", "xor",
+              "rlshift", "rrshift", "rand", "ror", "rxor"):  # fmt: skip
     setattr(Dim, f"__{_name}__", _number(f"__{_name}__"))
 for _name in ("bit_length", "bit_count", "as_integer_ratio", "to_bytes", "conjugate"):
     setattr(Dim, _name, _number(_name))
 for _name in ("numerator", "real"):
     setattr(Dim, _name, property(_number("__int__")))
-_READERS = ((math, "log"), (math, "log2"), (math, "log10"), (math, "isqrt"), (operator, "index"))
+_READERS = (
+    *((math, name) for name in ("log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial")),
+    (operator, "index"),
+)
 """Functions in C that read an int's digits without asking it."""
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo_slim._containers import tensors_in
 from zoo_slim.tracing import _layers, _views  # noqa: F401  (they register their rules)
 from zoo_slim.tracing._pointwise import pointwise
 from zoo_slim.tracing._shortcuts import shortcut
@@ -19,6 +21,8 @@ __all__ = ["Interpreter"]
 class Interpreter(TorchDispatchMode):
     """Labels the outputs of all operations executed under it."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, state: TraceState) -> None:
         super().__init__()
         self.state = state
@@ -28,6 +32,12 @@ class Interpreter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not isinstance(func, OpOverload):  # it runs functions, as torch.cond does: what they do is not seen
+            self.state.freeze_all(tensors_in((args, kwargs)), f"{func} has no rule")
+            out = func(*args, **kwargs)
+            for tensor in tensors_in(out):
+                self.state.set(tensor, ())
+            return out
         with torch._C.DisableTorchFunction():
             shape = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
             out = shortcut(func, args)(*args, **kwargs)

@@ -136,7 +136,8 @@ def addmm(state: TraceState, call: Call) -> None:
     left, right = (call["mat1"], call["mat2"]) if "mat1" in call.arguments else (call["batch1"], call["batch2"])
     _product(state, left, right, call.out)
     bias = call["self"]
-    state.set(call.out, join(state, [state.label(call.out), state.label(bias)], [call.out.shape, bias.shape], "bias"))
+    joined = join(state, [state.label(call.out), state.label(bias)], [call.out.shape, bias.shape], "bias")
+    state.set(call.out, [Factor(factor.ids) for factor in joined])  # where masks leave zeros, the bias is added
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",

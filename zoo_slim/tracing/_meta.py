@@ -26,7 +26,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
     ordinary = [module for module in model.modules() if _is_ordinary(type(module))]
     for module in ordinary:
         memo[id(module)] = object.__new__(type(module))
-    for module in ordinary:
+    for module in reversed(ordinary):  # inner ones first: what copies itself, as a compiled layer does, looks at them
         # What `nn.Module.compile` leaves there is bound to the original.
         held = {name: value for name, value in vars(module).items() if name != "_compiled_call_impl"}
         vars(memo[id(module)]).update({name: _copied(value, memo) for name, value in held.items()})

@@ -103,6 +103,7 @@ class TraceState:
     reads: set[tuple[str, int]] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     minted: dict[str, Label] = field(default_factory=dict)
+    sizes: dict[str, torch.Size] = field(default_factory=dict)
     context: ShapeContext = field(default_factory=lambda: ShapeContext(unknown=True))
     modules: list[tuple[str, nn.Module]] = field(default_factory=list)
     _labels: dict[int, tuple[Tensor, Label]] = field(default_factory=dict)
@@ -136,6 +137,7 @@ class TraceState:
             label = _minted(name, tensor.shape, groups, axes, ids[first : first + count])
             first += count
             self._names[key], self.minted[name], self._labels[key] = name, label, (tensor, label)
+            self.sizes[name] = tensor.shape  # a forward may put a buffer of another shape there
             if script:
                 for factor in label:
                     self.ids.freeze(factor.ids, f"{name} belongs to a script module, which cannot be taken apart")

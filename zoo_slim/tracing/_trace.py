@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._containers import tensors_in, with_tensors
+from zoo_slim._draws import draws_undone
 from zoo_slim._errors import SlimmingError
 from zoo_slim._networks import copy_of
 from zoo_slim.tracing._attributes import follow_attributes
@@ -90,9 +91,12 @@ def _watch_modules(model: nn.Module, state: TraceState) -> None:
 def run_trace(model: nn.Module, example: Example) -> Trace:
     """Trace ``model`` in evaluation and in training mode. The model itself is never run: a copy on meta tensors is.
 
+    Generators of random numbers are in the end as before.
+
     Raises:
-        SlimmingError: not even the evaluation pass runs, on meta tensors or on real ones.
+        SlimmingError: the example is none, or not even the evaluation pass runs, on meta tensors or on real ones.
     """
+    _check_example(example)
     try:
         facts = _trace(meta_copy(model), to_device(example, "meta"))
         if facts.training is not None:
@@ -115,6 +119,19 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
             ) from error
 
 
+def _check_example(example: Any) -> None:
+    plain = (str, bytes, int, float, np.ndarray, np.generic, torch.Size)
+    numbers = isinstance(example, (list, tuple)) and example and all(isinstance(item, int) for item in example)
+    if isinstance(example, plain) or numbers:
+        what = f"the numbers {list(example)}" if numbers else f"of type {type(example).__name__}"
+        raise SlimmingError(
+            f"example_input is {what}: give what the model is called with, a tensor for instance, such as "
+            "torch.rand(2, 3, 224, 224)"
+        )
+    if isinstance(example, Tensor) and not example.numel():
+        raise SlimmingError(f"example_input is empty, of shape {list(example.shape)}: give a batch of 2")
+
+
 def _trace(model: nn.Module, example: Example) -> Trace:
     state = TraceState()
     state.mint_parameters(model)
@@ -129,7 +146,7 @@ def _trace(model: nn.Module, example: Example) -> Trace:
             model.train(training)
             state.modules.clear()
             try:
-                with torch.no_grad(), held_by_readers(), ShapeArguments(state), Interpreter(state):
+                with torch.no_grad(), draws_undone(model), held_by_readers(), ShapeArguments(state), Interpreter(state):
                     outputs = tensors_in(returned := call_model(model, example))
                 if not outputs:
                     raise SlimmingError(
@@ -162,7 +179,6 @@ def _facts(
         if name not in state.used:
             for factor in label:
                 ids.freeze(factor.ids, "no operation of the forward pass uses it")
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     grouped = {call.weight for call in state.convolutions}
     for name, label in state.minted.items():
         for factor in label:
@@ -171,7 +187,7 @@ def _facts(
     state.rules.settle(state.equal)
     positions: dict[str, dict[int, Ids]] = {}
     for name, label in state.minted.items():
-        shape = tensors[name].shape
+        shape = state.sizes[name]
         for factor in label:
             dims = support(factor)
             if not dims:

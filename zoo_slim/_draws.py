@@ -1,0 +1,29 @@
+"""Random numbers that networks draw when they are tried."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["draws_undone", "generators"]
+
+
+@contextmanager
+def draws_undone(model: nn.Module) -> Iterator[None]:
+    """Give torch's, Python's and NumPy's generators the states back that they had: the next run draws the same."""
+    devices = {part.device for part in model.parameters() if part.device.type == "cuda"}
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def generators() -> tuple[object, ...]:
+    """The states of the generators on the host."""
+    return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
