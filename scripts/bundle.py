@@ -66,7 +66,8 @@ def bundle(slim: Path, data: Dataset, zoo: Path, variant: str | None = None, bas
     if base is not None:
         base_config = checkpoint.read_config(base)
         assert (base_config.architecture, base_config.options) == (origin.architecture, origin.options), "not the base"
-        training["base"] = as_base(base_config.training)
+        tested = {"dataset": data.name, "evaluation": protocol(base_config.stored_dtype, data)}
+        training["base"] = as_base({**base_config.training, **tested})
         size = {"file_bytes": base_config.files[checkpoint.MODEL].bytes, "file_dtype": base_config.stored_dtype}
         base_metrics = {**_metrics(checkpoint.load_folder(base), data), **size}
     with tempfile.TemporaryDirectory() as scratch:

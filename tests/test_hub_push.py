@@ -97,6 +97,26 @@ def test_the_card_says_what_the_hub_understands(client: Client, repo: Repo) -> N
         assert f"](pruned-{tag}/channels.png)" in text
 
 
+def test_the_card_says_that_a_part_was_tested(client: Client, repo: Repo) -> None:
+    code = """
+    def tested(count, **of):
+        return {"dataset": "cifar10", "evaluation": {"count": count, **of}}
+    push(None, 1, 0.9, training=tested(10_000))
+    push("0.5", 0, 0.7, training=tested(256, of=10_000))
+    push("0.75", 0, 0.8, training=tested(10_000, of=10_000))
+    push("0.9", 0, 0.6, training=tested(256, of=10_000))
+    """
+    client.run(code).ok()
+    data, text = card(repo)
+    assert "\nMeasured on the test images of cifar10.\n" in text
+    assert "\nMeasured on 256 of 10,000 test images of cifar10 only: pruned 0.5, pruned 0.9.\n" in text
+    assert [metric["name"] for metric in data["model-index"][0]["results"][0]["metrics"]] == [
+        "test accuracy (base)", "test accuracy (pruned 0.75)"
+    ]  # fmt: skip
+    client.run("""push(None, 1, 0.9, training={"dataset": "cifar10", "evaluation": {"count": 9, "of": 10}})""").ok()
+    assert "9 of 10 test images of cifar10 only: base.\n" in card(repo)[1]
+
+
 def test_pushing_the_same_again_commits_nothing(client: Client, repo: Repo) -> None:
     first, second = client.run("""print(push("0.5").oid); print(push("0.5").oid)""").ok().split()
     assert first == second and len(repo.log()) == 2

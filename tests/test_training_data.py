@@ -1,11 +1,12 @@
 import gzip
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from zoo_slim._errors import DataError
 from zoo_slim.training import ImageTensors, TrainingError, load_dataset
@@ -214,6 +215,18 @@ def write_images(root: Path, split: str, classes: dict[str, int]) -> None:
             Image.fromarray(noise).save(root / split / name / f"{k}.png")
 
 
+def the_test_image(root: Path, file: str, image: Image.Image, **how) -> torch.Tensor:
+    """The one test image of an image folder, as it is evaluated; it replaces what was there."""
+    for old in (root / "val" / "cat").iterdir():
+        old.unlink()
+    image.save(root / "val" / "cat" / file, **how)
+    (images, _), *_ = load_dataset("image-folder", root, 16).test_batches(1, device=CPU)
+    return images
+
+
+GREY = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
+
+
 def test_image_folder(tmp_path):
     write_images(tmp_path, "train", {"cat": 3, "dog": 4})
     write_images(tmp_path, "val", {"cat": 1, "dog": 2})
@@ -244,11 +257,74 @@ def test_image_folder_errors(tmp_path):
     (tmp_path / "test" / "dog" / "0.png").write_bytes(b"no image")
     data = load_dataset("image-folder", tmp_path, 16)
     for workers in (0, 1):
-        with pytest.raises(DataError, match=r"^[^\n]*0.png cannot be decoded[^\n]*mend or remove it$"):
+        with pytest.raises(DataError, match=r"^[^\n]*0.png: cannot be decoded[^\n]*mend it or leave it out$"):
             list(data.test_batches(2, device=CPU, workers=workers))
-    (tmp_path / "test" / "dog" / "0.png").unlink()
-    with pytest.raises(DataError, match="one folder of images per class"):
+    (tmp_path / "test" / "dog" / "0.png").rename(tmp_path / "test" / "dog" / "0.txt")
+    with pytest.raises(DataError, match=r"test.dog holds no image \(\.jpg, .*put images there, or remove the class"):
         load_dataset("image-folder", tmp_path)
+    (tmp_path / "train" / "ape").mkdir()
+    (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "train" / "dog" / "1.PNG")
+    with pytest.raises(DataError, match=r"train.ape, \S*train.cat hold no images .*from train and test$"):
+        load_dataset("image-folder", tmp_path)
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match=r"train must hold one folder of images per class, but has no folder$"):
+        load_dataset("image-folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("16.png", Image.fromarray(GREY.astype(np.uint16) * 257)),
+        ("16.tiff", Image.fromarray(GREY.astype(np.uint16) * 257)),
+        ("16.pgm", Image.fromarray(GREY.astype(np.uint16) * 257)),
+        ("32.tiff", Image.fromarray(GREY.astype(np.int32) * 257)),
+        ("little.tiff", Image.fromarray(GREY.astype(np.int32))),
+        ("little.png", Image.fromarray(GREY.astype(np.uint16))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_grey_of_16_bits_is_seen_as_of_8(tmp_path, file, image):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 1})
+    expected = the_test_image(tmp_path, "8.png", Image.fromarray(GREY))
+    assert torch.equal(the_test_image(tmp_path, file, image), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (GREY.astype(np.float32), "odd.tiff: its pixels are floating-point numbers.*save it with 8 bits per channel"),
+        (GREY.astype(np.int32) - 1, r"odd.tiff: its pixels lie in -1..254.*save it with 8 bits per channel"),
+        (GREY.astype(np.int32) * 258, r"odd.tiff: its pixels lie in 0..65790.*save it with 8 bits per channel"),
+    ],
+)
+def test_pixels_of_no_known_range_are_refused(tmp_path, pixels, message):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 1})
+    with pytest.raises(DataError, match=message):
+        the_test_image(tmp_path, "odd.tiff", Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_images_are_upright(tmp_path, orientation, ending):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 1})
+    image, exif = Image.fromarray(np.dstack([GREY, GREY[::-1], GREY[:, ::-1]])), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    found = the_test_image(tmp_path, f"turned.{ending}", image, exif=exif)
+    turned = image.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    assert torch.equal(found, the_test_image(tmp_path, "upright.png", ImageOps.exif_transpose(turned), exif=b""))
+
+
+def test_odd_exif_is_passed_over(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 1})
+    image = Image.fromarray(GREY)
+    expected = the_test_image(tmp_path, "plain.png", image)
+    assert torch.equal(the_test_image(tmp_path, "odd.png", image, exif=b"Exif\0\0no tags"), expected)
 
 
 def test_crops_and_flips_are_shifted_copies():

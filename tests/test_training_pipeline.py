@@ -5,14 +5,16 @@ import warnings
 
 import pytest
 import torch
-from cli_helpers import load_script
-from test_training_data import write_fashion
+from cli_helpers import NAME as TINY
+from cli_helpers import load_script, register_tiny
+from test_training_data import write_fashion, write_images
 from torch import nn
 from typer.testing import CliRunner
 
 from zoo_slim import find_cliff, slim, slimming, trace
 from zoo_slim._errors import SchemaError, SlimmingError
-from zoo_slim.checkpoint import origin_of, read_config
+from zoo_slim.checkpoint import origin_of, read_config, save
+from zoo_slim.checkpoint._origin import part_tested
 from zoo_slim.cli import app
 from zoo_slim.loading import load
 from zoo_slim.registry import registry
@@ -59,6 +61,50 @@ def test_checkpoint_says_how_it_was_trained(trained, data):
     assert (config.training["dataset"], config.training["seed"], config.training["epochs"]) == ("fashion-mnist", 1, 1)
     assert torch.__version__.startswith(config.training["versions"]["torch"])
     assert config.training["seconds_per_epoch"] > 0
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_checkpoint_says_how_much_was_tested(data, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: [{"seconds": 1.0}])
+    settings = dataclasses.replace(SETTINGS, limit=limit)
+    config = read_config(train(NAME, data, settings, tmp_path, options=OPTIONS))
+    found = config.training["evaluation"]
+    assert (found["count"], found["of"]) == (limit or 16, 16)
+    which = "5 of 16 test images" if limit else "every test image"
+    assert found["images"] == f"{which} once, whole and unmirrored"
+    assert part_tested(config.training) == ((5, 16) if limit else None)
+
+
+def test_images_of_a_folder_are_as_large_as_the_checkpoint_says(tmp_path, monkeypatch):
+    seen = []
+
+    def look(model, dataset, *arguments, **keywords):
+        seen.append(dataset.input_size)
+        return [{"seconds": 1.0}]
+
+    for module in (_pipeline, _run_all):
+        monkeypatch.setattr(module, "fit", look)
+    for split in ("train", "val"):
+        write_images(tmp_path / "data", split, {"cat": 8, "dog": 8})
+    register_tiny()
+    folder = Data("image_folder", tmp_path / "data")
+    base = train(TINY, dataclasses.replace(folder, size=40), SETTINGS, tmp_path / "base")
+    macs = read_config(base).metrics["macs"]
+    assert measure(base, folder, device="cpu")["macs"] == macs
+    assert measure(base, dataclasses.replace(folder, size=48), device="cpu")["macs"] > macs
+    assert read_config(finetune(base, folder, SETTINGS, tmp_path / "tuned")).input["size"] == [3, 40, 40]
+    train(TINY, folder, SETTINGS, tmp_path / "again", start=base)
+    run_all(None, folder, SETTINGS, SETTINGS, [0.5], tmp_path / "run", base=base)
+    run_all(None, folder, SETTINGS, None, [], tmp_path / "on", start=base)
+    finetune(base, dataclasses.replace(folder, size=48), SETTINGS, tmp_path / "larger")
+    assert seen == [(3, 40, 40)] * 5 + [(3, 48, 48)]
+    words = "slim", str(base), "--ratio", "0.5", "--dataset", "image_folder", "--data", str(folder.root)
+    result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "slim")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "resized to 46 pixels" in read_config(tmp_path / "slim").training["evaluation"]["images"]
+    plain = tmp_path / "plain"
+    save(registry().find(TINY).build(num_classes=2), plain, architecture=TINY, options={"num_classes": 2})
+    assert measure(plain, folder, device="cpu")["macs"] > 20 * macs, "224 x 224 where no size is recorded"
 
 
 def test_resuming_a_finished_run_saves_again(trained, data):

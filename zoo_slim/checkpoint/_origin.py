@@ -9,7 +9,7 @@ from torch import nn
 from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult
 
-__all__ = ["Origin", "attach_origin", "origin_of", "trained_on"]
+__all__ = ["Origin", "attach_origin", "origin_of", "part_tested", "trained_on"]
 
 _ATTRIBUTE = "zoo_slim_origin"
 
@@ -63,3 +63,17 @@ def trained_on(training: object) -> str | None:
             return str(training["dataset"])
         training = training.get("base")
     return None
+
+
+def part_tested(training: object) -> tuple[int, int] | None:
+    """Return how many test images a recorded accuracy is of, and of how many, where these were not all of them.
+
+    None where they were, and where it is not recorded.
+    """
+    evaluation = training.get("evaluation") if isinstance(training, Mapping) else None
+    if not isinstance(evaluation, Mapping):
+        return None
+    count, total = evaluation.get("count"), evaluation.get("of")
+    if type(count) is not int or type(total) is not int or not 0 < count < total:
+        return None
+    return count, total

@@ -154,7 +154,8 @@ def _origin(attached: Origin | None, architecture: str | None, **fields: Any) ->
         return Origin(architecture, **given)
     if attached is None:
         raise CheckpointError(
-            "save: the architecture of this model is not known, as zoo_slim has neither loaded nor slimmed it; pass"
+            "save: the architecture of this model is not known, as zoo_slim did not build it. Register its builder with"
+            " zoo_slim.register, and build it by that name: zoo_slim.load(name, pretrained=False). Or pass"
             " architecture= (a registered name, see zoo_slim.list_models()), options= (the keyword arguments it was"
             " built with) and, if it is slim, result="
         )

@@ -1,7 +1,6 @@
 """Image files as a network takes them, and what a classifier says of them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,31 +9,10 @@ if TYPE_CHECKING:
 
     from zoo_slim.checkpoint import Origin
 
-__all__ = ["class_name", "classify", "prepare", "read_image"]
+__all__ = ["class_name", "classify", "prepare"]
 
 MARGIN = 4
 """Pixels that an image may lack in height and width: what 28 x 28 digits lack to the 32 x 32 of their data sets."""
-
-
-def read_image(file: Path) -> "Image":
-    """Open an image file, upright and decoded.
-
-    Raises:
-        DataError: it is missing, or no image.
-    """
-    from PIL import Image, ImageOps
-
-    from zoo_slim._errors import DataError
-
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be decoded as an image: {error}") from None
 
 
 def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 224, 224)) -> "Tensor":
@@ -45,7 +23,8 @@ def prepare(image: "Image", origin: "Origin", default_size: Sequence[int] = (3, 
     out, as the test images of an image folder are; for a network that was trained on such a folder, every image is.
 
     Args:
-        image: any mode; grey becomes colour, and the other way round, as the network's channels ask.
+        image: of 8 bits per channel, as `read_image` returns them; grey becomes colour, and the other way round, as the
+            network's channels ask.
         origin: says the input's size, mean and standard deviation, and the data set of the training.
         default_size: channels, height and width where it does not.
 

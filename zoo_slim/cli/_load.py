@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_slim._amount import amount
+from zoo_slim._images import read_image
 from zoo_slim.cli._checkpoints import example_of, find_folder
-from zoo_slim.cli._images import class_name, classify, prepare, read_image
+from zoo_slim.cli._images import class_name, classify, prepare
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
 from zoo_slim.cli._output import console, percent, printable, size, status, table
@@ -113,7 +114,7 @@ def _report(
     import torch
 
     from zoo_slim.checkpoint import MODEL, PRUNING
-    from zoo_slim.checkpoint._origin import trained_on
+    from zoo_slim.checkpoint._origin import part_tested, trained_on
     from zoo_slim.slimming import count_macs, count_params
 
     slim = PRUNING in config.files
@@ -127,6 +128,7 @@ def _report(
         "file_bytes": weights.bytes if weights else None,
         "file_dtype": config.stored_dtype,
         "test_accuracy": config.metrics.get("test_accuracy"),
+        "part_tested": part_tested(config.training),
         "dataset": trained_on(config.training),
         "epochs": epochs_of(config.training),
         "load_seconds": seconds,
@@ -140,6 +142,7 @@ def _report(
             "params": count_params(base),
             "macs": count_macs(base, image),
             **{key: config.base.get(key) for key in ("file_bytes", "file_dtype", "test_accuracy")},
+            "part_tested": part_tested(config.training.get("base")),
             "epochs": (config.training.get("base") or {}).get("epochs"),
             "latency_ms": 1e3 * took["base"],
         }
@@ -170,7 +173,8 @@ def _show(report: dict[str, Any], config: "Config") -> None:
         if base is None:
             shown.add_row(label, write(after))
         else:
-            shown.add_row(label, write(before), write(after), _ratio(key, before, after))
+            alike = key != "test_accuracy" or base["part_tested"] == report["part_tested"]
+            shown.add_row(label, write(before), write(after), _ratio(key, before, after) if alike else "")
     out = console()
     out.print(shown)
     out.print()
@@ -184,13 +188,21 @@ def _ratio(key: str, before: Any, after: Any) -> str:
     return f"{100 * (after - before):+.2f} points" if key == "test_accuracy" else percent(after / before, 1)
 
 
+def _images(report: dict[str, Any], whole: str) -> str:
+    part = report["part_tested"]
+    return whole if part is None else f"{part[0]:,} of {part[1]:,} test images"
+
+
 def _notes(report: dict[str, Any]) -> list[str]:
     """What one must know to read the table."""
     base = report.get("base") or {}
     notes = []
     if report["test_accuracy"] is not None:
-        data = f"the test images of {printable(str(report['dataset']))}" if report["dataset"] else "its test images"
-        notes.append(f"test accuracy: recorded when the network was made, on {data}")
+        data = f" of {printable(str(report['dataset']))}" if report["dataset"] else ""
+        images = _images(report, "the test images" if data else "its test images")
+        notes.append(f"test accuracy: recorded when the network was made, on {images}{data}")
+        if base.get("test_accuracy") is not None and base["part_tested"] != report["part_tested"]:
+            notes[-1] += f"; the base's on {_images(base, 'the test images')}"
     if isinstance(report["epochs"], int) and isinstance(base.get("epochs"), int):
         notes.append(
             f"the base was trained for {base['epochs']} epochs; the slim network comes from it and was trained for "
@@ -200,8 +212,9 @@ def _notes(report: dict[str, Any]) -> list[str]:
         other = printable(str(base.get("file_dtype") or "another type"))
         notes.append(f"weights file: {report['file_dtype']}, the base's {other}")
     side = "x".join(map(str, report["input"]))
+    passes = "one pass" if report["repeats"] == 1 else f"median of {report['repeats']} passes"
     notes.append(
-        f"latency: median of {report['repeats']} passes of one {side} image, threads: {report['threads']}, "
+        f"latency: {passes} of one {side} image, threads: {report['threads']}, "
         "measured here" + ("; the base has random weights for it" if base else "")
     )
     return notes

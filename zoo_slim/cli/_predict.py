@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from zoo_slim._images import read_image
 from zoo_slim.cli._checkpoints import find_folder
-from zoo_slim.cli._images import class_name, classify, prepare, read_image
+from zoo_slim.cli._images import class_name, classify, prepare
 from zoo_slim.cli._options import Name, Pruned, example
 from zoo_slim.cli._output import console, percent, printable, status, table
 

@@ -29,6 +29,7 @@ def report(
 
     check_ending("--output", output)
     from zoo_slim.checkpoint._load import read_skeleton
+    from zoo_slim.checkpoint._origin import part_tested
     from zoo_slim.pictures import channels_kept, layer_widths
     from zoo_slim.slimming import count_macs, count_params
 
@@ -41,7 +42,8 @@ def report(
     lines.append(f"parameters {amount(count_params(base))} → {amount(count_params(model))}")
     lines.append(f"MACs {amount(count_macs(base, image))} → {amount(count_macs(model, image))}")
     accuracies = [metrics["test_accuracy"] for metrics in (config.base, config.metrics) if "test_accuracy" in metrics]
-    if len(accuracies) == 2:
+    parts = part_tested(config.training), part_tested(config.training.get("base"))
+    if len(accuracies) == 2 and parts == (None, None):
         lines.append(f"test accuracy {percent(accuracies[0])} → {percent(accuracies[1])}")
     try:
         figure = channels_kept(layer_widths(base, model), "   ·   ".join(lines))

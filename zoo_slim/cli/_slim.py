@@ -120,6 +120,7 @@ def slim(
     from zoo_slim.slimming._defaults import schema_for
     from zoo_slim.slimming._pruner import slim_by_schema
     from zoo_slim.training import evaluate
+    from zoo_slim.training._evaluate import is_of, protocol
     from zoo_slim.training._history import as_base
     from zoo_slim.training._progress import progress
 
@@ -212,7 +213,7 @@ def slim(
         metrics=metrics,
         base=base,
         training={
-            **({"dataset": dataset} if dataset else {}),
+            **({} if images is None else {"dataset": images.name, "evaluation": protocol("as trained", images)}),
             "command": recorded_command(),
             "criterion": criterion,
             **budget,
@@ -225,6 +226,10 @@ def slim(
     out.print(bars(kept_per_group(groups, removed(groups, model, result))))
     if result.removed:
         out.print(f"blocks taken out: {', '.join(result.removed)}")
+    elif blocks is not None:
+        out.print("no block was taken out")
+    if images is not None and not is_of(config.training, images):
+        base = {**base, "test_accuracy": None}  # of other images than those measured here
     out.print(_before_and_after(base, metrics, checkpoint.read_config(target), plain if steps else None))
     typer.echo(f"saved {target}")
 
@@ -310,8 +315,10 @@ def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
 
     Raises:
         CheckpointError: it does.
+        OSError: its path leads through a file.
     """
     from zoo_slim._errors import CheckpointError
+    from zoo_slim._files import check_parents
     from zoo_slim.checkpoint import VARIANT_PREFIX
 
     local = place(source).startswith("local-dir:")
@@ -319,6 +326,7 @@ def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
     target = output or home / f"{VARIANT_PREFIX}{tag}"
     if target.exists():
         raise CheckpointError(f"{target}: exists already; choose another with --output or --variant, or remove it")
+    check_parents(target)
     return target
 
 
@@ -329,11 +337,9 @@ def _measured(model: "nn.Module", example_input: "Tensor") -> dict[str, Any]:
 
 
 def _load_dataset(config: "Config", dataset: str, data: Path) -> "Dataset":
-    from zoo_slim.training import load_dataset
-    from zoo_slim.training._sources import compare_classes
+    from zoo_slim.training._sources import Data, compare_classes
 
-    side = (config.input or {}).get("size", [3, 224, 224])[-1]
-    found = load_dataset(dataset, data, side if dataset == "image-folder" else None)
+    found = Data(dataset, data).load(config.input)
     compare_classes(config.classes or (), found)
     return found
 

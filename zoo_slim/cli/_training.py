@@ -19,7 +19,13 @@ DATASETS = "cifar10, mnist, fashion-mnist or image-folder"
 
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"Data set: {DATASETS}.")]
 DataRoot = Annotated[Path, typer.Option("--data", help="Folder that holds the data set.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Height and width for image-folder.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", min=1, help="Height and width for image-folder. Default: the checkpoint's, or 224."),
+]
+NewImageSize = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="Height and width for image-folder. Default: 224.")
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST or Fashion-MNIST if it is missing.")]
 Output = Annotated[Path, typer.Option("--output", "--save-dir", help="Folder of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
@@ -79,7 +85,7 @@ def train(
     settings: Settings,
     teacher: Teacher = None,
     teacher_pruned: TeacherPruned = None,
-    image_size: ImageSize = None,
+    image_size: NewImageSize = None,
     download: Download = False,
     stem: Stem = None,
     num_classes: NumClasses = None,

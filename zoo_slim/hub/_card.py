@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_slim._amount import amount
 from zoo_slim._errors import HubError
 from zoo_slim.checkpoint import MODEL, BaseWeights, Config
-from zoo_slim.checkpoint._origin import trained_on
+from zoo_slim.checkpoint._origin import part_tested, trained_on
 from zoo_slim.hub._list import LIBRARY
 from zoo_slim.hub._place import prefix_of
 
@@ -158,8 +158,8 @@ def _results(index: list[Any], configs: Mapping[str | None, Config], facts: Fact
     results = [result for result in others if not _OWN.fullmatch(result.metric_name or "")]
     for tag, config in configs.items():
         dataset = _dataset(config)
-        if dataset is None:
-            continue
+        if dataset is None or part_tested(config.training) is not None:
+            continue  # a metric of the split "test" is one of all its images
         for name, value in _measured(config).items():
             if name.endswith(EARLIER):
                 continue
@@ -202,7 +202,7 @@ def _body(configs: Mapping[str | None, Config], facts: Facts) -> str:
         f"Slim networks of the architecture {names}, made and loaded with zoo_slim:",
         f"```python\nimport zoo_slim\n\nmodel = {example}\n```",
         "\n".join(rows),
-        *_notes(configs.values()),
+        *_notes(ordered, configs),
         *(f"![Channels that variant {tag} kept]({prefix_of(tag)}{PICTURE})" for tag in tags if tag in facts.pictures),
     ]
     return "\n\n".join(parts)
@@ -221,9 +221,19 @@ def _row(tag: str | None, config: Config, measured: Iterable[str]) -> list[str]:
     ]
 
 
-def _notes(configs: Iterable[Config]) -> list[str]:
-    datasets = sorted({name for config in configs if (name := _dataset(config)) is not None})
-    return [f"Measured on the test images of {', '.join(datasets)}."] if datasets else []
+def _notes(tags: Iterable[str | None], configs: Mapping[str | None, Config]) -> list[str]:
+    """Say which images were measured on: all of a test set, or a part of it."""
+    whole: set[str] = set()
+    parts: dict[str, list[str]] = {}
+    for tag in tags:
+        dataset, part = _dataset(configs[tag]), part_tested(configs[tag].training)
+        if part is not None:
+            images = f"{part[0]:,} of {part[1]:,} test images" + (f" of {dataset}" if dataset else "")
+            parts.setdefault(images, []).append("base" if tag is None else f"pruned {tag}")
+        elif dataset is not None:
+            whole.add(dataset)
+    notes = [f"Measured on the test images of {', '.join(sorted(whole))}."] if whole else []
+    return notes + [f"Measured on {images} only: {', '.join(names)}." for images, names in parts.items()]
 
 
 def _value(name: str, value: float | None) -> str:

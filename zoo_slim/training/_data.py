@@ -223,7 +223,9 @@ def some(count: int, limit: int) -> Tensor:
     return drawn.sort().values
 
 
-def load_dataset(name: str, root: str | Path, size: int | None = None, *, download: bool = False) -> Dataset:
+def load_dataset(
+    name: str, root: str | Path, size: int | None = None, *, default_size: int = 224, download: bool = False
+) -> Dataset:
     """Read a data set from the folder it lies in.
 
     Args:
@@ -231,7 +233,8 @@ def load_dataset(name: str, root: str | Path, size: int | None = None, *, downlo
         root: where the files lie. CIFAR-10: the binary version (``data_batch_1.bin`` …), lossless WebP mosaics
             (``train-0.webp`` …) or an ``.npz``. MNIST and Fashion-MNIST: idx files, compressed or not, also in
             ``raw/``. image-folder: ``train/CLASS/*`` and ``val/CLASS/*`` or ``test/CLASS/*``.
-        size: height and width of the images for ``image-folder`` (default 224); the others are 32 x 32.
+        size: height and width of the images for ``image-folder``; the others are 32 x 32.
+        default_size: what it is for ``image-folder`` where it is not given.
         download: fetch MNIST or Fashion-MNIST with torchvision where they are not in ``root`` yet. Otherwise nothing
             is ever downloaded.
 
@@ -248,7 +251,7 @@ def load_dataset(name: str, root: str | Path, size: int | None = None, *, downlo
     if known[plain] == "image-folder":
         from zoo_slim.training._folder import read_folder
 
-        return read_folder(root, size or 224)
+        return read_folder(root, size or default_size)
     if size not in (None, 32):
         raise DataError(f"the images of {known[plain]} are 32 x 32; size={size} is for image-folder only")
     if known[plain] == "cifar10":

@@ -1,7 +1,7 @@
 """Accuracy and loss on the test images, always in float32."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from zoo_slim.training._data import ALONE, Dataset, Part
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._progress import progress
 
-__all__ = ["BATCH_SIZE", "count_correct", "evaluate", "protocol", "totals_on"]
+__all__ = ["BATCH_SIZE", "count_correct", "evaluate", "is_of", "protocol", "totals_on"]
 
 BATCH_SIZE = 256
 """Images per forward of recorded accuracies."""
@@ -22,15 +22,28 @@ NOTE_SECONDS = 1.0
 """Totals are fetched from the device no more often, to show them."""
 
 
-def protocol(stored: str, dataset: Dataset) -> dict[str, Any]:
-    """Say how a recorded accuracy was measured: on which images, of weights read back from dtype ``stored``."""
+def protocol(stored: str, dataset: Dataset, tested: Dataset | None = None) -> dict[str, Any]:
+    """Say how a recorded accuracy was measured: on which images, of weights read back from dtype ``stored``.
+
+    ``tested`` is the part of ``dataset`` that was used; default: all of it.
+    """
+    count, total = (tested or dataset).test_count, dataset.test_count
+    which = "every test image" if count == total else f"{count:,} of {total:,} test images"
     return {
         "compute": "float32",
         "batch_size": BATCH_SIZE,
-        "images": f"every test image once, {dataset.test_view}",
+        "images": f"{which} once, {dataset.test_view}",
         "stored": stored,
-        "count": dataset.test_count,
+        "count": count,
+        "of": total,
     }
+
+
+def is_of(training: Mapping[str, Any], tested: Dataset) -> bool:
+    """Whether the accuracy that was recorded with a training was measured on as many test images of this data set."""
+    evaluation = training.get("evaluation")
+    count = evaluation.get("count") if isinstance(evaluation, Mapping) else None
+    return (training.get("dataset"), count) == (tested.name, tested.test_count)
 
 
 def evaluate(

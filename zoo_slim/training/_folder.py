@@ -1,5 +1,6 @@
 """Images in one folder per class."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import DataError
+from zoo_slim._images import read_image
 from zoo_slim.training._data import ALONE, Batch, Part, rows_of, shuffled, some, steps_per_epoch
 from zoo_slim.training._randomness import derived_seed
 
@@ -37,13 +39,33 @@ def read_folder(root: Path, size: int) -> "FolderImages":
     for split in ("train", test_name):
         try:
             found[split] = ImageFolder(str(root / split))
-        except FileNotFoundError as error:
-            raise DataError(f"{root / split} must hold one folder of images per class: {error}") from error
+        except FileNotFoundError:
+            raise DataError(_lack(root / split, test_name)) from None
     train, test = found["train"], found[test_name]
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(f"{root}: train and {test_name} have different classes; only one of them has {', '.join(odd)}")
     return FolderImages(tuple(train.classes), tuple(train.samples), tuple(test.samples), size)
+
+
+def _lack(folder: Path, test_name: str) -> str:
+    """Say what torchvision finds missing in the folder of a split."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    empty = [entry for entry in classes if not _holds(entry, IMG_EXTENSIONS)]
+    if not empty:
+        return f"{folder} must hold one folder of images per class, but has no folder"
+    holds = "hold no images" if len(empty) > 1 else "holds no image"
+    return (
+        f"{', '.join(map(str, empty))} {holds} ({', '.join(IMG_EXTENSIONS)}); put images there, "
+        f"or remove the class from train and {test_name}"
+    )
+
+
+def _holds(folder: Path, endings: tuple[str, ...]) -> bool:
+    found = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
+    return any(name.lower().endswith(endings) for name in found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,15 +156,11 @@ class _View(torch.utils.data.Dataset):
     seed: tuple[int, int] | None
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
-        from PIL import Image
-
         path, label = self.files[index]
         try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            # returned: what a worker raises comes with its traceback as the message
-            return DataError(f"{path} cannot be decoded as an image: {error}; mend or remove it")
+            image = read_image(path).convert("RGB")
+        except DataError as error:
+            return error  # what a worker raises comes with its traceback as the message
         if self.seed is None:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):

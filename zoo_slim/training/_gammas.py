@@ -76,7 +76,7 @@ def draw_histograms(history: Sequence[dict[str, Any]], file: Path) -> bool:
     zeros.bar(epochs.numpy(), shares[:, 0].numpy() * 100, width=0.9, color="tab:red")
     if len(lines) <= 30:
         zeros.bar_label(zeros.containers[0], fmt="%.0f", fontsize=7)
-    zeros.xaxis.set_major_locator(MaxNLocator(integer=True))
+    zeros.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     zeros.set(xlabel="epoch", ylabel="exactly 0, %", ylim=(0, max(6.5, 130 * float(shares[:, 0].max()))))
     with replacing_file(file) as scratch:
         figure.savefig(scratch, dpi=120)

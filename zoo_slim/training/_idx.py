@@ -42,7 +42,8 @@ def read_idx(name: str, root: Path, *, download: bool = False) -> ImageTensors:
         files = ", ".join(_names(split, part)[0] for split in STEMS for part in ("images", "labels"))
         raise DataError(
             f"no {name} in {root}: looked for {files} (each with or without .gz), also in raw/ and "
-            f"{TORCHVISION[name]}/raw/; name the folder that holds them, or allow the download"
+            f"{TORCHVISION[name]}/raw/; name the folder that holds them, or allow the download (download=True, "
+            "--download)"
         )
     train_images, train_labels = _split(folder, "train")
     mean, std = pixel_statistics(train_images[:, :1])

@@ -80,7 +80,7 @@ def keep(
             classes=dataset.classes,
             input={"size": list(dataset.input_size), "mean": list(dataset.mean), "std": list(dataset.std)},
             metrics={"test_accuracy": accuracy, **size_of(stored, dataset), **(metrics or {})},
-            training={**training, "evaluation": protocol(dtype or "as trained", tested)},
+            training={**training, "evaluation": protocol(dtype or "as trained", dataset, tested)},
             dtype=STORED[dtype] if dtype is not None else None,
             **fields,
         )

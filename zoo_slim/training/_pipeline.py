@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from zoo_slim.training._data import Dataset
-from zoo_slim.training._evaluate import evaluate
+from zoo_slim.training._evaluate import evaluate, is_of
 from zoo_slim.training._history import history
 from zoo_slim.training._keep import check_dtype, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
@@ -68,14 +68,14 @@ def train(
     from zoo_slim.registry import registry
 
     enter(settings, dtype)
-    dataset = read(data)
+    source = load_network(start) if start is not None else None
+    dataset = read(data, source)
     found = registry().find(architecture)
     options = with_classes(found, dict(options or {}), dataset)
     seed_everything(settings.seed)
     model = found.build(**options)
     identity: dict[str, Any] = {"architecture": found.name, "options": options, "source_sha256": None}
-    if start is not None:
-        source = load_network(start)
+    if source is not None and start is not None:
         check_architecture(source, architecture, start)
         identity["source_sha256"] = digest_of(source.state_dict())
         check_classes(source, dataset)
@@ -119,8 +119,8 @@ def finetune(
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
     enter(settings, dtype)
-    dataset = read(data)
     model = load_network(source)
+    dataset = read(data, model)
     check_classes(model, dataset)
     before = training_of(model)
     guide, guide_sha256 = _teacher(teacher, dataset)
@@ -151,8 +151,8 @@ def measure(
         TrainingError: the device is not available, or the network does not fit the data set.
     """
     device = check_device(device)
-    dataset = read(data)
     model = load_network(source)
+    dataset = read(data, model)
     check_classes(model, dataset)
     check_architecture(model, architecture, source)
     check_forward(model, dataset, str(source))
@@ -187,12 +187,7 @@ def _after_slimming(model: nn.Module, dataset: Dataset, settings: Settings) -> d
     from zoo_slim.checkpoint import origin_of
 
     origin = origin_of(model)
-    if origin is None:
-        return {}
-    tested = tested_part(dataset, settings)
-    evaluation = origin.training.get("evaluation")
-    count = evaluation.get("count") if isinstance(evaluation, Mapping) else None
-    if (origin.training.get("dataset"), count) != (dataset.name, tested.test_count):
+    if origin is None or not is_of(origin.training, tested_part(dataset, settings)):
         return {}
     return {name: origin.metrics[name] for name in AFTER_SLIMMING if name in origin.metrics}
 

@@ -38,7 +38,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         total: number of steps.
         done: steps done before the block.
     """
-    if not (sys.stderr.isatty() and is_main()):
+    if sys.stderr is None or not (sys.stderr.isatty() and is_main()):
         yield Advance()
         return
     from rich import progress as bars
@@ -57,5 +57,5 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 def announce(line: str) -> None:
     """Print one line to stderr at once."""
-    if is_main():
+    if is_main() and sys.stderr is not None:  # it is None where it was closed
         print(line, file=sys.stderr, flush=True)

@@ -104,13 +104,16 @@ def run_all(
     enter(settings, dtype)
     if architecture is None and base is None:
         architecture, options = _built(start, options)
-    folder, dataset = Path(folder), read(data)
+    given = start if base is None else base
+    known = load_network(given) if given is not None else None
+    folder, dataset = Path(folder), read(data, known)
     if tuning is not None:
         part_size(tested_part(dataset, tuning), tuning)
     if schema is not None:
-        check_schema(schema, load_network(base) if base is not None else structure(str(architecture), options, dataset))
-    if base is not None:
-        check_architecture(load_network(base), architecture, base)
+        whole = known if known is not None and base is not None else structure(str(architecture), options, dataset)
+        check_schema(schema, whole)
+    if known is not None and base is not None:
+        check_architecture(known, architecture, base)
     trained = base
     if trained is None:
         assert architecture is not None

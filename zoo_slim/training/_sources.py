@@ -21,28 +21,36 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set to use, as `zoo_slim.training.load_dataset` takes it."""
+    """Which data set to use, as `zoo_slim.training.load_dataset` takes it.
+
+    Without a ``size``, images of an image folder get that of the network's input, or 224 where there is no network yet.
+    """
 
     name: str
     root: str | Path
     size: int | None = None
     download: bool = False
 
-    def load(self) -> Dataset:
-        """Read it."""
+    def load(self, expected: Mapping[str, Any] | None = None) -> Dataset:
+        """Read it, for a network whose checkpoint says ``expected`` of its input."""
+        size = (expected or {}).get("size")
+        default: dict[str, Any] = {"default_size": int(size[-1])} if size else {}
         if self.download:
             by_main(lambda: load_dataset(self.name, self.root, self.size, download=True))
-        return load_dataset(self.name, self.root, self.size)
+        return load_dataset(self.name, self.root, self.size, **default)
 
 
-def read(data: Data | Dataset) -> Dataset:
-    """Return a data set that may have been read already.
+def read(data: Data | Dataset, model: nn.Module | None = None) -> Dataset:
+    """Return a data set that may have been read already; ``model`` is the loaded network that it is for, if any.
 
     Raises:
         TrainingError: it is somebody's own, and lacks something.
     """
+    from zoo_slim.checkpoint import origin_of
+
     if isinstance(data, Data):
-        return data.load()
+        origin = origin_of(model) if model is not None else None
+        return data.load(origin.input if origin is not None else None)
     lacking = [name for name in vars(Dataset) if not name.startswith("_") and not hasattr(data, name)]
     if lacking:
         raise TrainingError(f"{type(data).__name__} is no data set: it has no {', '.join(lacking)} (see Dataset)")
