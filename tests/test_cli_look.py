@@ -5,15 +5,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_helpers import CLASSES, NAME, build_tiny, register_tiny, run, save_picture, save_slim
-from PIL import Image
+from PIL import ExifTags, Image
 from rich.console import Console
 
 from zoo_slim import checkpoint, loading, slim
 from zoo_slim._errors import CheckpointError
-from zoo_slim.cli._images import classify, prepare, read_image
+from zoo_slim._images import read_image
+from zoo_slim.cli._images import classify, prepare
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._load import epochs_of
 from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
@@ -96,6 +98,32 @@ def test_info_of_a_variant(zoo_slim, bundled):
     assert known["base"]["params"] > known["params"] and known["base"]["macs"] > known["macs"]
 
 
+def test_info_of_trainings_is_a_line_each(zoo_slim, bundled, tmp_path):
+    model = checkpoint.load_folder(bundled / "pruned-0.5")
+    earlier = {"command": "zoo-slim run net --epochs 5", "epochs": 5, "dataset": "mnist", "settings": {"lr": 1}}
+    training = {
+        "command": "zoo-slim finetune net --lr 1",
+        "epochs": 7,
+        "settings": {"lr": 0.125},
+        "before": [{**earlier, "device": "CPU, 2 threads"}, {"command": "zoo-slim slim net --fold", "ratio": 0.5}],
+        "base": {**earlier, "epochs": 9, "before": [{"epochs": 1}]},
+    }
+    metrics = {"after_slimming": {"plain": 0.5, "both": 0.25}, "test_accuracy_before_finetuning": 0.75}
+    checkpoint.save(model, tmp_path / "again", training=training, metrics=metrics)
+    out = zoo_slim("info", f"local-dir:{tmp_path / 'again'}").out
+    lines = [line.strip() for line in out.splitlines()]
+    assert "before: zoo-slim run net …, 5 epochs, mnist, CPU, 2 threads" in lines
+    assert "before: zoo-slim slim net …, ratio 0.5" in lines
+    assert "base: zoo-slim run net …, 9 epochs, mnist" in lines and "base: 1 epochs" in lines
+    assert "epochs: 7" in lines and "test_accuracy_before_finetuning: 75.00 %" in lines
+    assert any(line.endswith("after_slimming: both: 25.00 %, plain: 50.00 %") for line in lines)
+    assert "{" not in out and "0.125" not in out and all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_info_shows_empty_choices(zoo_slim):
+    assert "global_pool: '' | avg" in zoo_slim("info", "timm/resnet18").out
+
+
 def test_load_shows_base_beside_slim(zoo_slim, bundled):
     ran = zoo_slim("load", NAME, "--pruned", "0.5", "--repeats", "2")
     assert (ran.code, ran.err) == (0, "")
@@ -122,9 +150,34 @@ def test_load_as_json(zoo_slim, bundled):
         assert sample["probability"] == pytest.approx(float(probabilities.max()))
 
 
+@pytest.mark.parametrize(
+    ("own", "of_base", "note"),
+    [
+        (None, None, "on the test images of pictures"),
+        ({"count": 10_000, "of": 10_000}, {"count": 10_000}, "on the test images of pictures"),
+        ({"count": 256, "of": 10_000}, {"count": 256, "of": 10_000}, "on 256 of 10,000 test images of pictures"),
+        ({"count": 9, "of": 10}, {}, "on 9 of 10 test images of pictures; the base's on the test images"),
+        ({"count": 10, "of": 10}, {"count": 9, "of": 10}, "images of pictures; the base's on 9 of 10 test images"),
+        ({"count": "9", "of": 10}, [], "on the test images of pictures"),
+    ],
+)
+def test_load_says_that_a_part_was_tested(zoo_slim, tmp_path, own, of_base, note):
+    save_slim(tmp_path / "model")
+    file = tmp_path / "model" / "pruned-0.5" / "config.json"
+    config = json.loads(file.read_text())
+    config["training"]["evaluation"], config["training"]["base"]["evaluation"] = own, of_base
+    file.write_text(json.dumps(config))
+    ran = zoo_slim("load", tmp_path / "model", "--pruned", "0.5", "--repeats", "1")
+    said = " ".join(ran.out.split())
+    assert f"recorded when the network was made, {'' if note.startswith('on') else 'on the test '}{note} the" in said
+    assert ("points" in said) != ("the base's on" in note)
+    info = " ".join(zoo_slim("info", tmp_path / "model", "--pruned", "0.5").out.split())
+    assert own is None or f"count: {own['count']}, of: {own['of']}" in info
+
+
 def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):
     ran = zoo_slim("load", NAME, "--pruned", "0.5", "--repeats", "1", "--no-demo")
-    assert ran.code == 0 and "2.png" not in ran.out and "parameters" in ran.out
+    assert ran.code == 0 and "2.png" not in ran.out and "parameters" in ran.out and "latency: one pass of" in ran.out
     save_slim(tmp_path / "model")
     ran = zoo_slim("load", tmp_path / "model", "--repeats", "1")
     assert ran.code == 0 and "851" in ran.out and "of the base" not in ran.out and "pictures" in ran.out
@@ -137,6 +190,9 @@ def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):
         (("load", NAME), ["weights of", "its variants are 0.5: add --pruned 0.5"]),
         (("load", NAME, "--pruned", "0.9"), ["variant '0.9'", "its variants are 0.5"]),
         (("load", NAME, "--pruned", "../0.5"), ["--pruned"]),
+        *[(("info", name), [f"local-dir:{name}: there is no such folder"]) for name in ("../nosuch", "/nosuch")],
+        (("info", "~/nosuch"), ["nosuch: there is no such folder"]),
+        (("info", "nosuch"), ["`zoo-slim list`"]),
         (("load", "local-dir:nowhere"), ["there is no such folder"]),
         (("load", "some/folder"), ["local-dir:some/folder", "hf-hub:some/folder"]),
         (("info", "local-dir:nowhere"), ["there is no such folder"]),
@@ -249,6 +305,28 @@ def test_pictures_are_prepared_as_an_image_folder_is_evaluated(tmp_path, size, n
     elsewhere = prepare(read_image(file), checkpoint.Origin(NAME, input=origin.input))
     kept = all(28 <= side <= 32 for side in size)
     assert torch.allclose(elsewhere, expected, rtol=0, atol=1e-6) != kept
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_pictures_of_16_bits_are_prepared_as_an_image_folder_is_evaluated(zoo_slim, bundled, tmp_path, orientation):
+    from zoo_slim.training import load_dataset
+
+    pixels = np.random.default_rng(0).integers(0, 2**16, (50, 37), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for split in ("train", "val"):
+        (tmp_path / split / "boot").mkdir(parents=True)
+        file = tmp_path / split / "boot" / "0.png"
+        Image.fromarray(pixels).save(file, exif=exif)
+    data = load_dataset("image-folder", tmp_path, 32)
+    (expected, _), *_ = data.test_batches(1, device=torch.device("cpu"))
+    given = {"size": [3, 32, 32], "mean": data.mean, "std": data.std}
+    origin = checkpoint.Origin(NAME, input=given, training={"dataset": "image-folder"})
+    found = prepare(read_image(file), origin)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6) and found.std() > 0.1
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "float.tiff")
+    ran = zoo_slim("predict", NAME, tmp_path / "float.tiff", "--pruned", "0.5")
+    assert ran.code == 1 and "float.tiff: its pixels are floating-point numbers" in ran.err
 
 
 def test_epochs_add_up_to_the_slimming():
@@ -366,3 +444,7 @@ def test_a_folder_that_a_registered_name_hides_is_told(zoo_slim, tmp_path, monke
     assert ran.code == 1 and f"There is a folder {NAME}, too: write ./{NAME} or local-dir:{NAME}." in ran.err
     for said in (f"./{NAME}", f"local-dir:{NAME}"):
         assert zoo_slim("info", said).code == 0
+    (tmp_path / "empty").mkdir()
+    for said in ("empty", "./empty", tmp_path / "empty"):
+        ran = zoo_slim("info", said)
+        assert ran.code == 1 and "has no config.json" in ran.err and "There is a folder" not in ran.err

@@ -73,6 +73,13 @@ def test_slim_keeps_a_minimum_and_leaves_weights_out(zoo_slim, base):
     assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [3, 3]
 
 
+def test_slim_says_what_it_did_not_do(zoo_slim, base):
+    with pytest.warns(UserWarning, match=r"removed none of the channels, not 50 %: 2 of 2 groups are at their minimum"):
+        assert zoo_slim("slim", "base", "--ratio", "0.5", "--minimum", "1000").code == 0
+    ran = zoo_slim("slim", "base", "--ratio", "0.5", "--remove-blocks", "dead")
+    assert ran.code == 0 and "\nno block was taken out\n" in ran.out
+
+
 def test_slim_by_a_schema(zoo_slim, base, tmp_path):
     file = tmp_path / "schema.json"
     write_schema(trace(build_tiny(), torch.rand(2, 3, 32, 32)), file)
@@ -152,7 +159,35 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
 
     model = loading.load(f"local-dir:{tmp_path / 'ten'}", "0.25")
     expected = evaluate(model, data)["accuracy"]
-    assert checkpoint.origin_of(model).metrics["test_accuracy"] == expected
+    origin = checkpoint.origin_of(model)
+    assert origin.metrics["test_accuracy"] == expected
+    assert origin.training["dataset"] == "fashion-mnist"
+    assert (origin.training["evaluation"]["count"], origin.training["evaluation"]["of"]) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("training", "shown"),
+    [
+        ({"dataset": "fashion-mnist", "evaluation": {"count": 10}}, True),
+        ({"dataset": "fashion-mnist", "evaluation": {"count": 10, "of": 10}}, True),
+        ({"dataset": "fashion-mnist", "evaluation": {"count": 4, "of": 10}}, False),
+        ({"dataset": "mnist", "evaluation": {"count": 10}}, False),
+        ({"dataset": "fashion-mnist"}, False),
+    ],
+)
+def test_slim_shows_accuracies_of_the_same_images_beside_each_other(zoo_slim, tmp_path, training, shown):
+    from test_training_data import write_fashion
+
+    write_fashion(tmp_path / "data", train=16, test=10)
+    checkpoint.save(
+        build_tiny(num_classes=10), tmp_path / "ten", architecture=NAME, options={"num_classes": 10},
+        metrics={"test_accuracy": 0.6789}, training=training,
+    )  # fmt: skip
+    ran = zoo_slim("slim", "ten", "--ratio", "0.25", "--fold", "--dataset", "fashion_mnist", "--data", "data")
+    rows = [line for line in ran.out.splitlines() if line.split()[:2] == ["test", "accuracy"]]
+    assert len(rows) == 2 and all(("67.89 %" in row, "—" in row) == (shown, not shown) for row in rows)
+    origin = checkpoint.origin_of(loading.load(f"local-dir:{tmp_path / 'ten'}", "0.25"))
+    assert origin.base["test_accuracy"] == 0.6789 and origin.training["dataset"] == "fashion-mnist"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +200,12 @@ def test_slim_measures_accuracy(zoo_slim, tmp_path):
         (("--ratio", "-0.1"), 1, "ratio -0.1 is not a share"),
         (("--ratio", "0.5", "--picture", "base.png"), 1, "base.png: is a folder"),
         (("--params", "many"), 2, "--params takes a number"),
-        (("--params", "2"), 1, "cannot be met"),
+        (("--params", "2"), 1, "--minimum), or let whole residual blocks go (remove_blocks='needed', --remove-blocks"),
+        (
+            ("--ratio", "0.5", "--output", "base/config.json/x"),
+            1,
+            "base/config.json: is no folder that x can be",
+        ),
         (("--ratio", "0.5", "--minimum", "few"), 2, "--minimum takes a number"),
         *[
             (("--ratio", "0.5", "--minimum", text), 2, "--minimum takes a number")
@@ -348,6 +388,12 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
     assert zoo_slim("export", "model", "--output", "x.onnx", "--format", "exe").code == 2
     ran = zoo_slim("export", "model", "--output", "nowhere/x.pt2", "--format", "pt2")
     assert ran.code == 1 and "there is no folder nowhere" in ran.err
+    for words, message in (
+        (("x.txt",), "--output x.txt: the ending must be .onnx or .pt2"),
+        (("x.onnx", "--format", "pt2"), "contradict each other"),
+    ):
+        ran = zoo_slim("export", "model", "--output", *words)
+        assert ran.code == 1 and message in ran.err
     for folder in (".", "/", "model"):
         ran = zoo_slim("export", "model", "--output", folder)
         assert (ran.code, ran.err) == (1, f"zoo-slim: {folder}: is a folder; name a file to be written\n")
@@ -364,7 +410,7 @@ def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
 
     save_slim(tmp_path / "model")
     monkeypatch.setattr(_export, "_pt2", export)
-    ran = zoo_slim("export", "model", "--output", "x.pt2", "--format", "pt2")
+    ran = zoo_slim("export", "model", "--output", "x.pt2")
     assert ran.code == 1 and "differ by 5.0e-01" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

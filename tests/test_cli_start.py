@@ -1,5 +1,6 @@
 """What starting costs, help, and the bundling of trained networks."""
 
+import os
 import subprocess
 import sys
 
@@ -58,6 +59,25 @@ def test_version_and_unknown_command():
     assert CliRunner().invoke(app, ["--version"]).output == f"zoo-slim {zoo_slim.__version__}\n"
     result = CliRunner().invoke(app, ["lisst"])
     assert result.exit_code == 2 and "lisst" in result.output
+
+
+COMMAND = [sys.executable, "-m", "zoo_slim.cli", "list", "resnet*"]
+
+
+def test_any_encoding_will_do():
+    code = "from zoo_slim.cli import main; import sys, typer; sys.argv[1:] = ['--version']"
+    code += "; typer.echo = lambda text: print(chr(215), text); main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("? zoo-slim")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes descriptors as POSIX shells do")
+@pytest.mark.parametrize("closed", [1, 2])
+def test_closed_streams_end_in_no_stack_trace(closed):
+    shell = ["sh", "-c", f'"$@" {closed}>&-', "sh", *COMMAND]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and ("resnet18" in done.stdout) == (closed == 2)
 
 
 def test_bundle(tmp_path):

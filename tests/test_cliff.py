@@ -5,6 +5,8 @@ from torch import nn
 
 from zoo_slim import SlimPruner, find_cliff, slim, trace
 from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim.cli._scales import scales_report
+from zoo_slim.pictures import sorted_scales
 
 IMAGES = torch.rand(2, 3, 8, 8)
 
@@ -80,6 +82,24 @@ def test_auto_slims_up_to_the_cliff():
     assert pruner.result == result
     small, _ = slim(model, ratio="auto", example_input=IMAGES, minimum=7)
     assert (small[0].out_channels, small[3].out_channels) == (7, 7)
+
+
+def test_the_loss_is_that_of_the_exact_ratio():
+    # One of 304 channels may go; a hundredth are three, one more of the same group.
+    model = network([0.1, 1.0, 1.0, 1.0], [1.0] * 300)
+    cliff = find_cliff(model, example_input=IMAGES)
+    assert cliff.ratio == 1 / 304 and cliff.lost[1] > 0.3
+    assert cliff.at(cliff.ratio) == (pytest.approx(0.01 / 3.01), "0", 1)
+    assert list(scales_report(cliff, cliff.ratio).columns[1].cells)[-1] == "0.3 % of the variance of group 0 is lost"
+    assert list(scales_report(cliff, 0.0).columns[1].cells)[-1] == "no channel is removed"
+
+
+def test_a_narrow_range_is_drawn_with_plain_numbers():
+    figure = sorted_scales(find_cliff(network([1.0, 1.001, 1.002, 1.0025]), example_input=IMAGES), "narrow")
+    figure.draw_without_rendering()
+    upper = figure.axes[0].yaxis
+    said = [label.get_text() for minor in (False, True) for label in upper.get_ticklabels(minor=minor)]
+    assert any(said) and all(float(text) > 0 for text in said if text)
 
 
 def test_refusals():

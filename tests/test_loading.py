@@ -47,6 +47,13 @@ def test_the_bundled_zoo(zoo: Path) -> None:
         load(NAME, pruned="0.75", num_classes=6)
 
 
+@pytest.mark.parametrize(
+    ("tag", "expected"), [(None, "0"), ("0.9", "0.75"), ("0.3", "0.5"), ("macs-0.2", "macs-0.25"), ("mac", "macs-0.25")]
+)
+def test_the_nearest_variant(tag: str | None, expected: str) -> None:
+    assert loading.nearest(tag, ["0", "0.5", "0.75", "macs-0.25"]) == expected
+
+
 def test_folders(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
@@ -116,6 +123,7 @@ def test_repositories_and_paths_need_a_prefix(zoo: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(name)
     assert "'hf-hub:" in str(caught.value) and f"'local-dir:{name}'" in str(caught.value)
+    assert ("there is no such folder" in str(caught.value)) == name.startswith((".", "/", "~"))
 
 
 def test_a_path_that_exists_is_taken_for_one(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +198,13 @@ def test_a_folder_that_a_registered_name_hides_is_told(
     fill(tmp_path / NAME)
     with pytest.raises(CheckpointError, match=f"There is a folder '{NAME}', too: load it as 'local-dir:{NAME}'"):
         load(NAME)
+
+
+def test_a_network_of_others_is_told_how_to_be_saved(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1))
+    slim, _ = zoo_slim.slim(network, ratio=0.5, example_input=images())
+    with pytest.raises(CheckpointError, match=r"did not build it\. Register its builder with zoo_slim\.register"):
+        zoo_slim.save(slim, tmp_path / "x")
 
 
 def test_home_is_the_same_for_saving_and_loading(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,29 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_replaceable", "flush_file", "flush_folder", "replacing_file"]
+__all__ = ["check_parents", "check_replaceable", "flush_file", "flush_folder", "replacing_file"]
+
+
+def check_parents(path: Path) -> None:
+    """Refuse a path that leads through a file.
+
+    Raises:
+        OSError: naming the file.
+    """
+    for parent in path.parents:
+        if os.path.lexists(parent):
+            if not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"is no folder that {path.name} can be made in", str(parent))
+            return
 
 
 def check_replaceable(path: Path) -> None:
     """Refuse what is no name of a file, before anything is done for it.
 
     Raises:
-        OSError: it is a folder, a device or a pipe.
+        OSError: it is a folder, a device or a pipe, or lies in what is no folder.
     """
+    check_parents(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file to be written", str(path))
     if path.exists() and not path.is_file():

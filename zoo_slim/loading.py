@@ -1,8 +1,10 @@
 """Find a checkpoint by name, and load it: ``resnet18``, ``hf-hub:org/name@revision``, ``local-dir:path``."""
 
+import difflib
 import importlib.resources
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +163,10 @@ def _registered_places(
         except RegistryError:
             if valid and "/" not in name and not os.path.exists(name):
                 raise
+            missing = is_path(name) and not os.path.isdir(os.path.expanduser(name))
+            lacks = "not a registered name, and there is no such folder" if missing else "not a registered name"
             raise CheckpointError(
-                f"{name!r} is not a registered name. For a repository on the Hub write"
+                f"{name!r} is {lacks}. For a repository on the Hub write"
                 f" '{HUB_PREFIX}{name.lstrip('./~')}', for a folder '{LOCAL_PREFIX}{name}'"
             ) from None
     found: list[Place] = [] if revision is not None else [bundled]
@@ -258,7 +262,7 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
     lines = [f"{what} could not be {verb}:", *(f"- {place}: {error}" for place, error in failures)]
     for place, error in failures:
         if known := known_variants(place, error):
-            lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={known[-1]!r}.")
+            lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={nearest(tag, known)!r}.")
     if tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         lines.append(
             f"Pass pretrained=False for random weights, or name a place: '{HUB_PREFIX}org/name', '{LOCAL_PREFIX}path'."
@@ -266,6 +270,28 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
     if is_hidden_folder(name):
         lines.append(f"There is a folder {name!r}, too: load it as '{LOCAL_PREFIX}{name}'.")
     return "\n".join(lines)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name begins as paths do, and as no registered name does."""
+    return name.startswith((".", "/", "~"))
+
+
+def nearest(tag: str | None, known: Sequence[str]) -> str:
+    """Return the one of the known tags that is most like another one: as a number, or as text; the first, to none."""
+    if tag is None:
+        return known[0]
+    numbers = {other: number for other in known if (number := _number(other)) is not None}
+    if numbers and (number := _number(tag)) is not None:
+        return min(numbers, key=lambda other: abs(numbers[other] - number))
+    return max(known, key=lambda other: difflib.SequenceMatcher(None, tag, other).ratio())
+
+
+def _number(tag: str) -> float | None:
+    try:
+        return float(tag)
+    except ValueError:
+        return None
 
 
 def is_hidden_folder(name: str) -> bool:

@@ -78,6 +78,9 @@ def sorted_scales(cliff: "Cliff", title: str, ratio: float | None = None) -> "Fi
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     upper.plot(shares, alive, color=_KEPT, linewidth=1.5)
     upper.set_yscale("log")
+    if len(alive) and alive[-1] < 10 * alive[0]:  # matplotlib would write 1.0025 as 1.0025 x 10^0
+        upper.yaxis.set_major_formatter("{x:g}")
+        upper.yaxis.set_minor_formatter("{x:g}")
     upper.set_ylabel("|gamma|, sorted")
     if cliff.dead:
         upper.axvspan(0, cliff.dead / count, color=_REMOVED)

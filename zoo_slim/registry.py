@@ -175,7 +175,7 @@ class Registry:
         if close:
             message += f"; did you mean {' or '.join(map(repr, close))}?"
         else:
-            message += "; `zoo_slim.list_models()` lists all, `zoo_slim.register` adds your own"
+            message += "; `zoo_slim.list_models()` and `zoo-slim list` list all, `zoo_slim.register` adds your own"
         for plugin, reason in self._failures.items():
             message += f"\nthe plugin {plugin} failed, its architectures are missing: {reason}"
         return message

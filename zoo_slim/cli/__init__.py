@@ -1,5 +1,6 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -54,6 +55,9 @@ def _start(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="replace")
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"zoo-slim: {message}\n"
     try:
         app()

@@ -33,8 +33,8 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
 
     if pruned is not None:
         check_variant(pruned, name, option)
-    lines = []
-    for there in loading.places(place(name)):
+    lines, where = [], place(name)
+    for there in loading.places(where):
         if isinstance(there, loading.HubPlace):
             from huggingface_hub.utils import logging
 
@@ -44,8 +44,8 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
         except loading.NotThereError as error:
             lines.append(f"  {there}: {error}")
             if known := loading.known_variants(there, error):
-                lines[-1] += f"; its variants are {', '.join(known)}: add {option} {known[-1]}"
-    if loading.is_hidden_folder(name):
+                lines[-1] += f"; its variants are {', '.join(known)}: add {option} {loading.nearest(pruned, known)}"
+    if loading.is_hidden_folder(where):
         lines.append(f"There is a folder {name}, too: write ./{name} or {loading.LOCAL_PREFIX}{name}.")
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
     raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))

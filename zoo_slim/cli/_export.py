@@ -28,9 +28,11 @@ def add_commands(app: typer.Typer) -> None:
 
 def export(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to be written.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to be written: .onnx or .pt2.")],
     pruned: Pruned = None,
-    format: Annotated[str, typer.Option("--format", help="onnx, or pt2 (torch.export).")] = "onnx",
+    format: Annotated[
+        str | None, typer.Option("--format", help="onnx, or pt2 (torch.export). Default: as the file's ending says.")
+    ] = None,
 ) -> None:
     """Export a network to ONNX or torch.export.
 
@@ -43,9 +45,15 @@ def export(
     from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
-    if format not in FORMATS:
+    if format is not None and format not in FORMATS:
         raise typer.BadParameter(f"--format takes {' or '.join(FORMATS)}, not {format!r}")
     check_replaceable(output)
+    ending = output.suffix.removeprefix(".")
+    if ending not in FORMATS and format is None:
+        raise ZooSlimError(f"--output {output}: the ending must be .onnx or .pt2, or --format must say which it is")
+    if ending in FORMATS and format not in (None, ending):
+        raise ZooSlimError(f"--output {output} and --format {format} contradict each other; leave out --format")
+    format = format or ending
     if not output.absolute().parent.is_dir():
         raise ZooSlimError(f"{output}: there is no folder {output.parent}; make it first")
     if format == "onnx":

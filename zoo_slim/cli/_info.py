@@ -1,6 +1,6 @@
 """The command info."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,7 @@ def _files(config: "Config") -> dict[str, dict[str, Any]]:
 
 
 def _kind(kind: Any) -> str:
-    return " | ".join(kind) if isinstance(kind, tuple) else kind.__name__
+    return " | ".join(word or "''" for word in kind) if isinstance(kind, tuple) else kind.__name__
 
 
 def _show(known: Mapping[str, Any]) -> None:
@@ -180,7 +180,11 @@ def _text(name: str, value: Any, depth: int = 0) -> str:
         return size(value)
     if name == "classes" and len(value) > 12:
         return f"{len(value)}: {', '.join(value[:6])}, …, {value[-1]}"
-    if name.endswith("accuracy"):
+    if name == "training":
+        return "\n".join(_trainings(value))
+    if name == "after_slimming" and isinstance(value, Mapping):
+        return ", ".join(f"{way}: {percent(accuracy)}" for way, accuracy in value.items())
+    if name.endswith(("accuracy", "accuracy_before_finetuning")):
         return percent(value)
     if isinstance(value, Mapping):
         lines = (f"{key}: {_text(key, part, depth + 1)}" for key, part in value.items() if key != "settings")
@@ -189,4 +193,28 @@ def _text(name: str, value: Any, depth: int = 0) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    return str(value) if value != "" or depth == 0 else "''"
+
+
+def _trainings(record: Mapping[str, Any]) -> Iterator[str]:
+    """What was recorded of the last training, and one line for each step before it."""
+    from zoo_slim.training._history import steps
+
+    last, *before = steps(record) or [{}]
+    yield from _text("", last).splitlines()
+    yield from (f"before: {_step(step)}" for step in before)
+    while isinstance(record := record.get("base") or {}, Mapping) and record:
+        yield from (f"base: {_step(step)}" for step in steps(record))
+
+
+def _step(record: Mapping[str, Any]) -> str:
+    """A training or slimming in one line: the command up to its options, and what matters most of these."""
+    command, options, _ = str(record.get("command", "")).partition(" --")
+    parts = [f"{command} …" if options else command]
+    parts += [f"{key} {record[key]}" for key in ("ratio", "params", "macs", "remove_blocks") if key in record]
+    if "epochs" in record:
+        parts.append(f"{record['epochs']} epochs")
+    parts += [str(record[key]) for key in ("dataset", "device") if key in record]
+    return ", ".join(part for part in parts if part)

@@ -28,8 +28,12 @@ def example(command: str) -> str:
 
 
 def place(name: str) -> str:
-    """Return the name as `zoo_slim.load` takes it: the path of a folder gets its prefix, unless it is a known name."""
-    if ":" in name or not os.path.isdir(os.path.expanduser(name)):
+    """Return the name as `zoo_slim.load` takes it: a path gets its prefix, unless it is a known name."""
+    from zoo_slim.loading import is_path
+
+    if is_path(name):
+        return f"local-dir:{name}"
+    if ":" in name or not os.path.isdir(name):
         return name
     from zoo_slim._errors import RegistryError
     from zoo_slim.registry import registry

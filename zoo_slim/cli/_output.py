@@ -1,9 +1,10 @@
 """What the commands print: consoles, tables and numbers."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from zoo_slim._amount import amount
 
@@ -22,8 +23,32 @@ def console(stderr: bool = False) -> "Console":
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=width)
+    terminal = _is_terminal(stream)
+    return Console(
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        file=None if terminal or stream is None else cast(TextIO, _Unpadded(stream)),
+        width=None if terminal else PIPE_WIDTH,
+    )
+
+
+class _Unpadded:
+    """A stream that is written to without the blanks with which tables end their lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(" +$", "", text, flags=re.MULTILINE))
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # a closed one is None
 
 
 def table(*columns: str, title: str | None = None, numbers: Iterable[str] = ()) -> "Table":
@@ -61,7 +86,7 @@ def facts(rows: Iterable[tuple[str, Any]]) -> "Table":
 @contextmanager
 def status(what: str) -> Iterator[None]:
     """Say on stderr what goes on while the block runs, if stderr is a terminal."""
-    if not sys.stderr.isatty():
+    if not _is_terminal(sys.stderr):
         yield
         return
     with console(stderr=True).status(what):

@@ -36,13 +36,13 @@ def scales_report(cliff: "Cliff", ratio: float | None) -> "Table":
 
 
 def _describe(cliff: "Cliff", ratio: float) -> str:
-    """Say what a ratio loses; of the next hundredth where it lies between two."""
-    import numpy as np
-
-    place = min(int(np.ceil(ratio * len(cliff.ratios) - 1e-9)), len(cliff.ratios) - 1)
-    if not cliff.lost[place]:
+    loss = cliff.at(ratio)
+    if not loss.channels:
+        return "no channel is removed"
+    if not loss.share:
         return "no variance is lost; what remains are constants, see --fold"
-    return f"{percent(cliff.lost[place], 1)} of the variance of group {cliff.groups[place]} is lost"
+    share = percent(loss.share, 1) if loss.share >= 5e-4 else "less than 0.1 %"
+    return f"{share} of the variance of group {loss.group} is lost"
 
 
 def _curve(cliff: "Cliff") -> str:

@@ -1,8 +1,9 @@
 """How far a network can be slimmed before what goes is more than nothing."""
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ FAINT = 1e-2
 _CURVE = 101
 
 
+class Loss(NamedTuple):
+    """What a ratio takes: how many channels, and the largest share of a group's variance, with the group's name."""
+
+    share: float
+    group: str
+    channels: int
+
+
 @dataclass(frozen=True)
 class Cliff:
     """Where slimming by |gamma| begins to cost something, said before anything is removed.
@@ -45,6 +54,7 @@ class Cliff:
         lost: for each of `ratios`, the share of the variance that goes in the group that loses the largest share;
             with what ``minimum`` and rounding keep.
         groups: for each of `ratios`, the name of that group.
+        at: the `Loss` at any other ratio.
     """
 
     ratio: float
@@ -55,6 +65,7 @@ class Cliff:
     ratios: NDArray[np.float64] = field(repr=False)
     lost: NDArray[np.float64] = field(repr=False)
     groups: tuple[str, ...] = field(repr=False)
+    at: Callable[[float], Loss] = field(repr=False, compare=False)
 
 
 def find_cliff(
@@ -105,13 +116,13 @@ def find_cliff(
     def keep_at(ratio: float) -> Keep:
         return select(schema, scores, ratio, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
 
-    def lost_at(ratio: float) -> tuple[float, str]:
+    def lost_at(ratio: float) -> Loss:
         return _lost(energy, keep_at(ratio), members)
 
     ratios = np.arange(_CURVE - 1) / (_CURVE - 1)
-    curve = [lost_at(ratio) for ratio in ratios]
+    curve = [lost_at(float(ratio)) for ratio in ratios]
     count = max(int(scored.sum()), 1)
-    beyond = bisect_left(range(1, count), True, key=lambda n: lost_at(n / count)[0] > tolerance) + 1
+    beyond = bisect_left(range(1, count), True, key=lambda n: lost_at(n / count).share > tolerance) + 1
     most = keep_at((beyond - 1) / count).sum()
     same = bisect_left(range(beyond), True, key=lambda n: keep_at(n / count).sum() <= most)  # minima hold the rest back
     return Cliff(
@@ -121,8 +132,9 @@ def find_cliff(
         dead=int((scores[scored] == 0).sum()),
         faint=int(faint[scored].sum()),
         ratios=ratios,
-        lost=np.asarray([share for share, _ in curve]),
-        groups=tuple(name for _, name in curve),
+        lost=np.asarray([loss.share for loss in curve]),
+        groups=tuple(loss.group for loss in curve),
+        at=lost_at,
     )
 
 
@@ -153,10 +165,9 @@ def _energy(model: nn.Module, schema: PruningSchema) -> NDArray[np.float64]:
     return energy
 
 
-def _lost(energy: NDArray[np.float64], keep: Keep, members: dict[str, NDArray[np.int64]]) -> tuple[float, str]:
-    """The largest share of a group's variance that goes, and the group's name."""
+def _lost(energy: NDArray[np.float64], keep: Keep, members: dict[str, NDArray[np.int64]]) -> Loss:
     shares = [
         (float(energy[channels][~keep[channels]].sum() / total) if (total := energy[channels].sum()) else 0.0, name)
         for name, channels in members.items()
     ]
-    return max(shares, default=(0.0, ""))
+    return Loss(*max(shares, default=(0.0, "")), int((~keep).sum()))
