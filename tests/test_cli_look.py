@@ -16,6 +16,7 @@ from zoo_slim import checkpoint, loading, slim
 from zoo_slim._errors import CheckpointError
 from zoo_slim._images import read_image
 from zoo_slim.cli._images import classify, prepare
+from zoo_slim.cli._info import _text
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._load import epochs_of
 from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
@@ -118,6 +119,11 @@ def test_info_of_trainings_is_a_line_each(zoo_slim, bundled, tmp_path):
     assert "epochs: 7" in lines and "test_accuracy_before_finetuning: 75.00 %" in lines
     assert any(line.endswith("after_slimming: both: 25.00 %, plain: 50.00 %") for line in lines)
     assert "{" not in out and "0.125" not in out and all(line == line.rstrip() for line in out.splitlines())
+
+
+@pytest.mark.parametrize("value", [0.5, "text", {"training": [1]}])
+def test_info_of_any_key(value):
+    assert "training" in _text("metrics", {"training": value})
 
 
 def test_info_shows_empty_choices(zoo_slim):

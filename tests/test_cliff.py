@@ -1,3 +1,6 @@
+import pickle
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +123,17 @@ def test_refusals():
     rules = {"prefix": "", "modules": [{"name": "0", "prev_bn": "", "next_bn": "1"}], "shortcuts": []}
     with pytest.raises((SlimmingError, SchemaError)):
         SlimPruner(dense, rules).run(prune_ratio="auto")
+
+
+def test_auto_does_not_warn_of_the_ratio_that_it_found():
+    model = network([0.0] * 16, [1e-9] * 8 + [1.0] * 8)
+    with pytest.warns(UserWarning, match="ratio 0.75"):
+        slim(model, ratio=0.75, minimum=0.5, example_input=IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slim(model, ratio="auto", minimum=0.5, example_input=IMAGES)
+
+
+def test_a_cliff_can_be_stored():
+    cliff = find_cliff(network([0.0, 1.0, 2.0, 3.0]), example_input=IMAGES)
+    assert pickle.loads(pickle.dumps(cliff)).at(0.5) == cliff.at(0.5)

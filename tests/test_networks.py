@@ -70,6 +70,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "an activation on itself": KeepsFeatures,
     "compiled in place": compiled,
     "compiled in parts": lambda: chain(torch.compile(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), backend="eager")),
+    "a frozen script inside": lambda: chain(
+        nn.Sequential(nn.Conv2d(3, 16, 3), torch.jit.freeze(torch.jit.script(nn.Sequential(nn.ReLU()).eval())))
+    ),
     "an extractor of features": lambda: FirstOf(create_feature_extractor(chain().eval(), ["3", "7"])),
     "parametrised spectral_norm": lambda: chain(parametrizations.spectral_norm(nn.Conv2d(3, 16, 3))),
     "spectral_norm": lambda: chain(spectral_norm(nn.Conv2d(3, 16, 3))),
@@ -78,7 +81,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_slimming_after_training_changes_nothing(kind: str) -> None:
     torch.manual_seed(0)
@@ -89,7 +92,8 @@ def test_slimming_after_training_changes_nothing(kind: str) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
-    assert [module.training for module in slim.modules()] == [module.training for module in model.modules()]
+    modes = ([getattr(module, "training", None) for module in network.modules()] for network in (slim, model))
+    assert next(modes) == next(modes)
     assert zoo_slim.verify(model, result, IMAGES).exact
     slim(IMAGES).sum().backward()
 
@@ -112,6 +116,7 @@ def test_of_a_wrapped_network_the_one_inside_is_slimmed(wrap: Callable[[nn.Modul
     ("given", "message"),
     [
         (lambda: torch.jit.script(chain()), "is a script, which cannot be taken apart: give the network that it was"),
+        (lambda: nn.DataParallel(torch.jit.script(chain())), "is a script, which cannot be taken apart"),
         (lambda: chain().state_dict(), "a OrderedDict is no network: give an nn.Module"),
         (lambda: chain, "a function is no network"),
         (lambda: nn.Conv2d, "the class Conv2d is no network"),
@@ -138,6 +143,74 @@ def test_what_is_no_example_is_named(example: Any, message: str) -> None:
         zoo_slim.slim(chain(), ratio=0.5, example_input=example)
 
 
+def test_what_a_forward_takes_is_an_example() -> None:
+    model = ByNumber()
+    slim, result = zoo_slim.slim(model, ratio=0.5, criterion="l1", example_input=(2,))
+    assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
+    assert zoo_slim.verify(model, result, (2,)).exact
+
+
+class ByNumber(nn.Module):
+    """As many images as it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.seed = chain(), nn.Parameter(torch.randn(1, 3, 8, 8))
+
+    def forward(self, count: int) -> Tensor:
+        return self.net(self.seed.expand(count, -1, -1, -1))  # type: ignore[no-any-return]
+
+
+class Scales(nn.Module):
+    """In training it draws a number for each channel, and then scales all at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.training:
+            self.kept = torch.rand(x.shape[1]) > 0.1
+            x = x * float(torch.rand(()))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_random_numbers_for_fewer_channels_are_no_fault() -> None:
+    model = Scales()
+    slim, result = zoo_slim.slim(model, ratio=0.5, criterion="l1", example_input=IMAGES)
+    assert slim.stem.out_channels < 16
+    assert zoo_slim.verify(model, result, IMAGES).exact
+
+
+class TwoBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)) * (1.0 / x.shape[1]))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("blocks", [None, ["blocks.1"]])
+def test_widths_are_refused_without_blocks_too(blocks: list[str] | None) -> None:
+    with pytest.raises(SlimmingError, match=r"computes aten\.mul\.Tensor in the model with 0\.\d+, the original with"):
+        zoo_slim.slim(TwoBlocks(), ratio=0.8, criterion="l1", example_input=IMAGES, remove_blocks=blocks)
+
+
 class LooksAtValues(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +228,11 @@ def test_the_macs_of_a_network_that_looks_at_values_can_be_bounded(blocks: str |
     counts = [count_macs(network, IMAGES) for network in (slim, model, model.net)]
     assert counts[1] == counts[2] and 0 < counts[0] <= counts[1] / 2
     assert zoo_slim.verify(model, result, IMAGES).exact
+
+
+def test_without_weights_values_cannot_be_looked_at() -> None:
+    with pytest.raises(SlimmingError, match="MACs of this LooksAtValues cannot be counted without weights"):
+        count_macs(LooksAtValues().to("meta"), IMAGES)
 
 
 def test_a_network_that_does_not_run_has_no_macs() -> None:
@@ -216,7 +294,8 @@ def test_a_width_that_is_used_as_a_number_stays(number: Callable[[Tensor], float
     ],
 )
 def test_widths_that_tracing_cannot_see_are_refused(number: Callable[[Tensor], float]) -> None:
-    with pytest.raises(SlimmingError, match=r"the slim ByWidth computes aten\.\w+\.\w+ with .*, the original"):
+    refusal = r"the slim ByWidth computes aten\.\w+\.\w+ in the model with .*, the original with"
+    with pytest.raises(SlimmingError, match=refusal):
         zoo_slim.slim(ByWidth(number), ratio=0.6, criterion="l1", example_input=IMAGES)
 
 

@@ -58,11 +58,34 @@ def slimmed(model, example=None):
     return model, result, example
 
 
+def shifted(result):
+    """Another result, in which the head reads the wrong channels."""
+    kept = result.kept["head.weight"][1]
+    return PruningResult({**result.kept, "head.weight": {1: ((kept + 1) % 8).sort().values}}, result.attributes)
+
+
 def test_both_draw_the_same_random_numbers():
     model, result, example = slimmed(noisy("output"))
     states = torch.get_rng_state(), random.getstate()
     assert verify(model, result, example).exact
     assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+
+
+def test_a_wrong_result_is_told_from_noise():
+    model, result, example = slimmed(noisy("output"))
+    assert verify(model, shifted(result), example).max_relative_difference > 1e-3
+
+
+def test_a_wrong_result_is_told_from_a_state_that_moves():
+    model = Net(
+        lambda m, x: (setattr(m, "mean", m.mean * 0.9 + (y := m.head(m.a(x))).mean()), y + m.mean)[1],
+        a=conv(3, 8)(),
+        head=nn.Conv2d(8, 5, 1),
+        mean=torch.zeros(()),
+    )
+    model, result, example = slimmed(model)
+    assert verify(model, result, example).exact
+    assert verify(model, shifted(result), example).max_relative_difference > 1e-3
 
 
 def test_noise_on_channels_that_go_cannot_be_compared():
@@ -102,9 +125,7 @@ def test_infinities_in_the_same_places_are_equal(value):
     model, result, example = slimmed(model)
     found = verify(model, result, example)
     assert found.exact and found.training_compared
-    removed = result.kept["head.weight"][1]
-    wrong = PruningResult({**result.kept, "head.weight": {1: (removed + 1) % 8}}, result.attributes)
-    assert not verify(model, wrong, example).exact
+    assert not verify(model, shifted(result), example).exact
 
 
 def test_infinities_in_other_places_are_not():

@@ -32,9 +32,11 @@ def copy_of(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             f"this {type(model).__name__} cannot be copied: {type(error).__name__}: {error}. Networks are changed on a "
             "copy; take what cannot be copied, a lock or an open file for instance, off it first"
         ) from error
-    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    # Copies of torch.fx's modules are in training mode; frozen scripts have no mode.
+    modes = {name: getattr(module, "training", None) for name, module in model.named_modules(remove_duplicate=False)}
     for name, module in made.named_modules(remove_duplicate=False):
-        module.training = modes.get(name, module.training)  # copies of torch.fx's modules are in training mode
+        if modes.get(name) not in (None, getattr(module, "training", None)):
+            module.training = bool(modes[name])
     return made
 
 
@@ -61,15 +63,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         SlimmingError: it is no `nn.Module`, or a script.
     """
-    if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise SlimmingError(f"{kind} is no network: give an nn.Module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise SlimmingError(
-            f"this {type(model).__name__} is a script, which cannot be taken apart: give the network that it was made "
-            "from, and script or trace the slim one"
-        )
     while True:
+        if not isinstance(model, nn.Module):
+            kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+            raise SlimmingError(f"{kind} is no network: give an nn.Module")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise SlimmingError(
+                f"this {type(model).__name__} is a script, which cannot be taken apart: give the network that it was "
+                "made from, and script or trace the slim one"
+            )
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
         elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):

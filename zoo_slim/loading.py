@@ -277,6 +277,18 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
+def place_of(name: str) -> str:
+    """Return a name with the prefix of a folder where it is a path or that of a folder, unless it is a known name."""
+    if is_path(name):
+        return LOCAL_PREFIX + name
+    if ":" not in name and os.path.isdir(name):
+        try:
+            registry().find(name)
+        except RegistryError:
+            return LOCAL_PREFIX + name
+    return name
+
+
 def nearest(tag: str | None, known: Sequence[str]) -> str:
     """Return the one of the known tags that is most like another one: as a number, or as text; the first, to none."""
     if tag is None:

@@ -55,9 +55,8 @@ def _start(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message on stderr and exit status 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":  # None where it is closed
+        sys.stdout.reconfigure(errors="replace")
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"zoo-slim: {message}\n"
     try:
         app()

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_slim.cli._options import place
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,7 +31,7 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
 
     if pruned is not None:
         check_variant(pruned, name, option)
-    lines, where = [], place(name)
+    lines, where = [], loading.place_of(name)
     for there in loading.places(where):
         if isinstance(there, loading.HubPlace):
             from huggingface_hub.utils import logging

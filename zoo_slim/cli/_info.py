@@ -8,7 +8,7 @@ import typer
 
 from zoo_slim._amount import amount
 from zoo_slim.cli._checkpoints import example_of, find_folder
-from zoo_slim.cli._options import AsJson, Name, Pruned, example, place
+from zoo_slim.cli._options import AsJson, Name, Pruned, example
 from zoo_slim.cli._output import console, facts, percent, size, status, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def info(name: Name, pruned: Pruned = None, as_json: AsJson = False) -> None:
     """
     from zoo_slim import loading
 
-    where = place(name)
+    where = loading.place_of(name)
     if pruned is None and ":" not in where:
         known = _of_architecture(where)
     elif pruned is None and where.startswith(loading.HUB_PREFIX):
@@ -180,7 +180,7 @@ def _text(name: str, value: Any, depth: int = 0) -> str:
         return size(value)
     if name == "classes" and len(value) > 12:
         return f"{len(value)}: {', '.join(value[:6])}, …, {value[-1]}"
-    if name == "training":
+    if name == "training" and depth == 0 and isinstance(value, Mapping):
         return "\n".join(_trainings(value))
     if name == "after_slimming" and isinstance(value, Mapping):
         return ", ".join(f"{way}: {percent(accuracy)}" for way, accuracy in value.items())

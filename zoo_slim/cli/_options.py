@@ -1,6 +1,5 @@
 """Options that several commands share, and how their texts become values."""
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson", "Name", "Options", "Pruned", "Rounding", "example", "parse_count", "parse_options", "parse_ratio",
-    "parse_share", "place",
+    "parse_share",
 ]  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="A registered name, hf-hub:org/name[@revision], or a checkpoint's folder.")]
@@ -25,24 +24,6 @@ _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 def example(command: str) -> str:
     """The line that ends a command's help."""
     return f"Example: zoo-slim {command}"
-
-
-def place(name: str) -> str:
-    """Return the name as `zoo_slim.load` takes it: a path gets its prefix, unless it is a known name."""
-    from zoo_slim.loading import is_path
-
-    if is_path(name):
-        return f"local-dir:{name}"
-    if ":" in name or not os.path.isdir(name):
-        return name
-    from zoo_slim._errors import RegistryError
-    from zoo_slim.registry import registry
-
-    try:
-        registry().find(name)
-    except RegistryError:
-        return f"local-dir:{name}"
-    return name
 
 
 def parse_options(pairs: list[str] | None, stem: str | None, num_classes: int | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_slim.cli._options import Name, Pruned, example, place
+from zoo_slim.cli._options import Name, Pruned, example
 
 __all__ = ["add_commands"]
 
@@ -47,7 +47,7 @@ def push(
     """
     from zoo_slim import hub, loading
 
-    where = place(source)
+    where = loading.place_of(source)
     (there, *_) = loading.places(where)
     if not isinstance(there, loading.LocalPlace):
         raise typer.BadParameter(f"push takes a folder, not {source!r}; pull it first", param_hint="SOURCE")
@@ -82,7 +82,7 @@ def pull(
     from zoo_slim import hub, loading
     from zoo_slim._errors import CheckpointError
 
-    there = loading.places(place(name))[-1]
+    there = loading.places(loading.place_of(name))[-1]
     if not isinstance(there, hub.HubPlace):
         raise typer.BadParameter(f"pull takes hf-hub:org/name, not {name!r}", param_hint="NAME")
     try:

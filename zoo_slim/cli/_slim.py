@@ -13,7 +13,7 @@ from zoo_slim._amount import amount
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import Rounding, example, parse_count, parse_ratio, parse_share, place
+from zoo_slim.cli._options import Rounding, example, parse_count, parse_ratio, parse_share
 from zoo_slim.cli._output import console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._settings import given_options
@@ -183,7 +183,7 @@ def slim(
                 schema=groups,
                 minimum=least,
                 rounding=rounding,
-                **budget,
+                **budget | ({"ratio": "auto"} if ratio == "auto" else {}),
             )
     if scales is not None:
         out.print(scales, "")
@@ -320,8 +320,9 @@ def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
     from zoo_slim._errors import CheckpointError
     from zoo_slim._files import check_parents
     from zoo_slim.checkpoint import VARIANT_PREFIX
+    from zoo_slim.loading import LOCAL_PREFIX, place_of
 
-    local = place(source).startswith("local-dir:")
+    local = place_of(source).startswith(LOCAL_PREFIX)
     home = folder if local else Path(source.rpartition(":")[2].partition("@")[0].replace("/", "__"))
     target = output or home / f"{VARIANT_PREFIX}{tag}"
     if target.exists():

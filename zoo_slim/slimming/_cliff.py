@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,12 +114,8 @@ def find_cliff(
         faint[channels] = np.sqrt(energy[channels]) < FAINT * np.sqrt(energy[channels].mean())
     faint |= scores == 0
 
-    def keep_at(ratio: float) -> Keep:
-        return select(schema, scores, ratio, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
-
-    def lost_at(ratio: float) -> Loss:
-        return _lost(energy, keep_at(ratio), members)
-
+    keep_at = partial(select, schema, scores, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
+    lost_at = partial(_lost, energy, members, keep_at)
     ratios = np.arange(_CURVE - 1) / (_CURVE - 1)
     curve = [lost_at(float(ratio)) for ratio in ratios]
     count = max(int(scored.sum()), 1)
@@ -165,7 +162,10 @@ def _energy(model: nn.Module, schema: PruningSchema) -> NDArray[np.float64]:
     return energy
 
 
-def _lost(energy: NDArray[np.float64], keep: Keep, members: dict[str, NDArray[np.int64]]) -> Loss:
+def _lost(
+    energy: NDArray[np.float64], members: dict[str, NDArray[np.int64]], keep_at: Callable[[float], Keep], ratio: float
+) -> Loss:
+    keep = keep_at(ratio)
     shares = [
         (float(energy[channels][~keep[channels]].sum() / total) if (total := energy[channels].sum()) else 0.0, name)
         for name, channels in members.items()

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoo_slim._draws import draws_undone
 from zoo_slim._errors import SlimmingError
 from zoo_slim._networks import copy_of
 from zoo_slim.tracing import Example, call_model, meta_copy, to_device
@@ -30,8 +31,13 @@ def count_macs(model: nn.Module, example_input: Example) -> int:
     except SlimmingError:
         raise
     except Exception as meta_error:
+        if any(part.is_meta for part in model.parameters()):
+            raise SlimmingError(
+                f"the MACs of this {type(model).__name__} cannot be counted without weights: {meta_error}"
+            ) from meta_error
         try:
-            return _counted(copy_of(model), example_input)
+            with draws_undone(model):
+                return _counted(copy_of(model), example_input)
         except SlimmingError:
             raise
         except Exception as error:

@@ -2,20 +2,26 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo_slim._containers import tensors_in
-from zoo_slim._draws import draws_undone
+from zoo_slim._draws import draws_undone, generators
 from zoo_slim._errors import SlimmingError
-from zoo_slim.tracing import Example, call_model, to_device
+from zoo_slim.tracing import Example, call_model, to_device, watch_modules
 
 __all__ = ["fault", "run_check"]
 
-Step = tuple[str, tuple[str, ...]]
+
+class Step(NamedTuple):
+    """An operation, the module that called it, and the numbers that it was given."""
+
+    operation: str
+    where: str
+    numbers: tuple[str, ...]
 
 
 def run_check(network: nn.Module, original: nn.Module, example: Example) -> None:
@@ -27,8 +33,9 @@ def run_check(network: nn.Module, original: nn.Module, example: Example) -> None
     found = fault(network, original, example)
     if found is not None:
         raise SlimmingError(
-            f"the slim {type(network).__name__} {found}. Its forward depends on widths in a way that tracing did not "
-            "see; please report it, and exclude the layer by setting its group's ratio to 0."
+            f"the slim {type(network).__name__} {found}. Its forward depends on widths in a way that cannot be "
+            "followed (docs/limits.md). Let the channels stay that it depends on: give a schema in which the ratio of "
+            "their group is 0"
         )
 
 
@@ -37,29 +44,34 @@ def fault(network: nn.Module, original: nn.Module, example: Example) -> str | No
     meta = to_device(example, "meta")
     for training in (False, True):
         try:
-            expected, theirs = _run(original, meta, training)
+            expected, theirs, random = _run(original, meta, training)
         except Exception:
             continue  # the original does not run on meta tensors in this mode: there is nothing to compare with
         try:
-            found, ours = _run(network, meta, training)
+            found, ours, _ = _run(network, meta, training)
         except Exception as error:
             return f"does not run: {type(error).__name__}: {error}"
         if found != expected:
             return f"gives outputs of shapes {found}, the original {expected}"
-        if [name for name, _ in ours] != [name for name, _ in theirs]:
-            continue  # blocks are gone
-        other = next((pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]), None)
-        if other is not None and _run(original, meta, training) == (expected, theirs):
-            (name, numbers), (_, before) = other
-            return f"computes {name} with {', '.join(numbers)}, the original with {', '.join(before)}"
+        if random or [step.operation for step in ours] != [step.operation for step in theirs]:
+            continue  # other numbers are drawn for fewer channels; blocks are gone
+        for mine, before in zip(ours, theirs, strict=True):
+            if mine.numbers != before.numbers:
+                numbers, others = ", ".join(mine.numbers), ", ".join(before.numbers)
+                return f"computes {mine.operation} in {mine.where} with {numbers}, the original with {others}"
     return None
 
 
-def _run(network: nn.Module, example: Example, training: bool) -> tuple[list[list[int]], Sequence[Step]]:
-    """The shapes of the outputs, and the operations with the numbers that they were given."""
-    with torch.no_grad(), draws_undone(network), _Steps() as steps:
-        outputs = tensors_in(call_model(copy.deepcopy(network).train(training), example))
-    return [list(out.shape) for out in outputs], steps.found
+def _run(network: nn.Module, example: Example, training: bool) -> tuple[list[list[int]], Sequence[Step], bool]:
+    """The shapes of the outputs, the operations, and whether random numbers were drawn on the host."""
+    network = copy.deepcopy(network).train(training)
+    modules: list[tuple[str, nn.Module]] = []
+    watch_modules(network, modules)
+    with torch.no_grad(), draws_undone(network), _Steps(modules) as steps:
+        before = generators(network)
+        outputs = tensors_in(call_model(network, example))
+        random = generators(network) != before
+    return [list(out.shape) for out in outputs], steps.found, random
 
 
 class _Steps(TorchDispatchMode):
@@ -67,8 +79,9 @@ class _Steps(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
         super().__init__()
+        self.modules = modules
         self.found: list[Step] = []
 
     def __torch_dispatch__(
@@ -77,7 +90,8 @@ class _Steps(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         # Integers may be sizes and positions, but not where values are computed.
         whole = torch.Tag.pointwise in getattr(func, "tags", ()) and isinstance(out, Tensor) and out.is_floating_point()
-        self.found.append((str(func), tuple(_numbers((*args, *(kwargs or {}).values()), whole))))
+        where = self.modules[-1][0] if self.modules else "the model"
+        self.found.append(Step(str(func), where, tuple(_numbers((*args, *(kwargs or {}).values()), whole))))
         return out
 
 

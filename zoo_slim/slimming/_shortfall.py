@@ -87,4 +87,4 @@ def _reason(
     reasons = [f"{held} of {len(members)} groups are at their minimum"] if held else []
     if rounding != "none":
         reasons.append(f"what groups keep is rounded up ({rounding})")
-    return " and ".join(reasons)
+    return " and ".join(reasons) or "channels that go together with others stay"

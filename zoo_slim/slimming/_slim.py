@@ -120,13 +120,16 @@ def slim(
         else:
             attempt = partial(without_blocks, removal.named(remove_blocks))
     result = attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
-    if ratio:
+    if ratio and given["ratio"] != "auto":
         rest = without(schema, result.removed)
         present = present_channels(rest, probe)
         asked = (schema, scores) if remove_blocks == "dead" else (rest, np.where(present, scores, np.nan))
         if short := shortfall(*asked, ratio, present, **choose.keywords):
             warnings.warn(f"ratio {ratio:g} of this {type(model).__name__}: {short}", stacklevel=2)
-    run_check(apply_result(probe, result), probe, example_input)
+    slim_probe = apply_result(probe, result)
+    run_check(slim_probe, probe, example_input)
+    if result.removed:  # without the same blocks it computes the same operations
+        run_check(slim_probe, apply_result(probe, PruningResult().removing(result.removed)), example_input)
     return remove(model, result), result
 
 

@@ -22,7 +22,7 @@ from zoo_slim.tracing._meta import meta_copy
 from zoo_slim.tracing._shapes import ShapeArguments
 from zoo_slim.tracing._state import Convolution, TraceState
 
-__all__ = ["Example", "Trace", "run_trace"]
+__all__ = ["Example", "Trace", "call_model", "run_trace", "to_device", "watch_modules"]
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 """What the model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -74,12 +74,14 @@ def to_device(example: Example, device: str) -> Example:
     return moved
 
 
-def _watch_modules(model: nn.Module, state: TraceState) -> None:
+def watch_modules(model: nn.Module, entered: list[tuple[str, nn.Module]]) -> None:
+    """Let a model keep ``entered`` up to date while it runs: the modules whose forward runs, the innermost last."""
+
     def enter(name: str, module: nn.Module) -> Callable[..., None]:
-        return lambda *_: state.modules.append((name or "the model", module))
+        return lambda *_: entered.append((name or "the model", module))
 
     def leave(*_: Any) -> None:
-        state.modules.pop()
+        entered.pop()
 
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -96,7 +98,8 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
     Raises:
         SlimmingError: the example is none, or not even the evaluation pass runs, on meta tensors or on real ones.
     """
-    _check_example(example)
+    if isinstance(example, Tensor) and not example.numel():
+        raise SlimmingError(f"example_input is empty, of shape {list(example.shape)}: give a batch of 2")
     try:
         facts = _trace(meta_copy(model), to_device(example, "meta"))
         if facts.training is not None:
@@ -113,6 +116,7 @@ def run_trace(model: nn.Module, example: Example) -> Trace:
         except SlimmingError:
             raise
         except Exception as error:
+            _check_example(example)
             raise SlimmingError(
                 f"{type(model).__name__} cannot be traced: its forward failed on the example input: {error} "
                 f"(and without weights: {meta_error}). Check that the example input is what the model expects."
@@ -128,15 +132,13 @@ def _check_example(example: Any) -> None:
             f"example_input is {what}: give what the model is called with, a tensor for instance, such as "
             "torch.rand(2, 3, 224, 224)"
         )
-    if isinstance(example, Tensor) and not example.numel():
-        raise SlimmingError(f"example_input is empty, of shape {list(example.shape)}: give a batch of 2")
 
 
 def _trace(model: nn.Module, example: Example) -> Trace:
     state = TraceState()
     state.mint_parameters(model)
     attributes = follow_attributes(model, state)
-    _watch_modules(model, state)
+    watch_modules(model, state.modules)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     failure = None

@@ -114,6 +114,7 @@ def run_all(
         check_schema(schema, whole)
     if known is not None and base is not None:
         check_architecture(known, architecture, base)
+    del known  # it need not be kept while others are trained
     trained = base
     if trained is None:
         assert architecture is not None
@@ -181,7 +182,7 @@ def _slim(
         return *slim_by_schema(whole, schema, ratio, example), ratio
     groups = schema_for(whole, None, example)
     share = before_cliff(whole, groups, rounding=rounding) if isinstance(ratio, str) else ratio
-    return *slim(whole, ratio=share, schema=groups, example_input=example, rounding=rounding), share
+    return *slim(whole, ratio=ratio, schema=groups, example_input=example, rounding=rounding), share
 
 
 def _tune(

@@ -59,19 +59,9 @@ def read(data: Data | Dataset, model: nn.Module | None = None) -> Dataset:
 
 def load_network(source: str | Path) -> nn.Module:
     """Load a checkpoint: a path is a folder, and so is the name of one unless it is a registered name."""
-    from zoo_slim._errors import RegistryError
-    from zoo_slim.loading import load
-    from zoo_slim.registry import registry
+    from zoo_slim.loading import LOCAL_PREFIX, load, place_of
 
-    text = str(source)
-    if isinstance(source, Path):
-        return load(f"local-dir:{text}")
-    if ":" not in text and Path(text).expanduser().is_dir():
-        try:
-            registry().find(text)
-        except RegistryError:
-            text = f"local-dir:{text}"
-    return load(text)
+    return load(f"{LOCAL_PREFIX}{source}" if isinstance(source, Path) else place_of(source))
 
 
 def structure(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn.Module:
