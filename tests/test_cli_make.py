@@ -66,6 +66,7 @@ def test_slim_meets_budgets(zoo_slim, base):
     assert all(len(result.kept[f"bn{i}.weight"][0]) in (1, 2, 4) for i in (1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:ratio 0.9 of this TinyNet")
 def test_slim_keeps_a_minimum_and_leaves_weights_out(zoo_slim, base):
     assert zoo_slim("slim", "base", "--ratio", "0.9", "--minimum", "3", "--no-weights").code == 0
     assert not (base / "pruned-0.9" / "model.safetensors").exists()

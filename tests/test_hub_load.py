@@ -191,7 +191,7 @@ def test_what_is_not_there_is_told(hub: Hub, client: Client, model: dict[str, by
         "gated": ("is gated", "ask for it on the repository's page", "HF_TOKEN"),
         "not granted": ("is gated, and the token that was given has not been granted access",),
         "revision": ("it has no revision 'v9'; it has main, v1",),
-        "variant": ("has no pruned-0.9/config.json", "has the variants 0.5, 0.75, delta; load one with pruned='delta'"),
+        "variant": ("has no pruned-0.9/config.json", "has the variants 0.5, 0.75, delta; load one with pruned='0.75'"),
         "empty": ("it has no config.json",),
         "cache": ("local_files_only=True", "the cache has no config.json of main"),
     }

@@ -81,7 +81,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:ratio 0.5 of this")
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_slimming_after_training_changes_nothing(kind: str) -> None:
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_of_a_wrapped_network_the_one_inside_is_slimmed(wrap: Callable[[nn.Modul
         (lambda: nn.Conv2d, "the class Conv2d is no network"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_what_is_no_network_is_named(given: Callable[[], Any], message: str) -> None:
     with pytest.raises(SlimmingError, match=message):
         zoo_slim.slim(given(), ratio=0.5, example_input=IMAGES)
@@ -205,6 +205,7 @@ class Residual(nn.Module):
         return x + self.branch(x)  # type: ignore[no-any-return]
 
 
+@pytest.mark.filterwarnings("ignore:ratio 0.8 of this TwoBlocks")
 @pytest.mark.parametrize("blocks", [None, ["blocks.1"]])
 def test_widths_are_refused_without_blocks_too(blocks: list[str] | None) -> None:
     with pytest.raises(SlimmingError, match=r"computes aten\.mul\.Tensor in the model with 0\.\d+, the original with"):

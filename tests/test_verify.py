@@ -96,11 +96,14 @@ def test_noise_on_channels_that_go_cannot_be_compared():
 MADE = {
     "zeros": lambda m, y: m.rnn(y.flatten(2).mT, torch.zeros(1, len(y), 5, device=y.device))[0],
     "numbers": lambda m, y: F.conv2d(y, torch.tensor([[[[1.0, -1.0]]]], device=y.device).expand(5, 5, 1, 2)),
-    "positions": lambda m, y: F.grid_sample(y, torch.linspace(-1, 1, 4, device=y.device).expand(len(y), 3, 2, 4).mT),
+    "positions": lambda m, y: F.grid_sample(
+        y, torch.linspace(-1, 1, 4, device=y.device).expand(len(y), 3, 2, 4).mT, align_corners=False
+    ),
     "complex zeros": lambda m, y: torch.zeros(5, dtype=torch.cfloat, device=y.device)[:, None, None] + y * m.phase,
 }
 
 
+@pytest.mark.filterwarnings("ignore:Net does not use rnn")
 @pytest.mark.parametrize("kind", MADE)
 def test_what_a_forward_makes_by_default_is_double(kind):
     model = Net(
