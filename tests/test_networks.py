@@ -183,35 +183,6 @@ def test_random_numbers_for_fewer_channels_are_no_fault() -> None:
     assert zoo_slim.verify(model, result, IMAGES).exact
 
 
-class TwoBlocks(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
-        self.blocks = nn.ModuleList(Residual() for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean((2, 3)) * (1.0 / x.shape[1]))  # type: ignore[no-any-return]
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)  # type: ignore[no-any-return]
-
-
-@pytest.mark.filterwarnings("ignore:ratio 0.8 of this TwoBlocks")
-@pytest.mark.parametrize("blocks", [None, ["blocks.1"]])
-def test_widths_are_refused_without_blocks_too(blocks: list[str] | None) -> None:
-    with pytest.raises(SlimmingError, match=r"computes aten\.mul\.Tensor in the model with 0\.\d+, the original with"):
-        zoo_slim.slim(TwoBlocks(), ratio=0.8, criterion="l1", example_input=IMAGES, remove_blocks=blocks)
-
-
 class LooksAtValues(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -261,4 +261,5 @@ def _where(error: BaseException) -> list[str]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")  # models warn of their own deprecations
+    warnings.filterwarnings("error", message="all channels of .* stay")
     measure(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._names import listed
 from zoo_slim._replacement import Zeros, around, is_within
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
@@ -22,8 +23,6 @@ __all__ = ["Removal", "RemoveBlocks", "find_blocks", "own_channels", "present_ch
 
 RemoveBlocks = Sequence[str] | int | Literal["dead", "needed"]
 """Names of blocks; how many of the lowest score; all that are dead; or as many as a budget needs."""
-
-_LISTED = 12
 
 
 def find_blocks(model: nn.Module, example_input: Example) -> dict[str, str]:
@@ -127,11 +126,8 @@ class Removal:
             if self._search.becomes(block) is not None and name in self._search.branches(block):
                 return Zeros.__name__
         known = list(self.blocks)
-        listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
-        raise SlimmingError(
-            f"{name!r} is no residual block: {self._search.refusal(name)}. "
-            + (f"The blocks of this network are {listed}" if known else "This network has no residual blocks")
-        )
+        others = f"The network's blocks are {listed(known, 12)}" if known else "This network has no residual blocks"
+        raise SlimmingError(f"{name!r} is no residual block: {self._search.refusal(name)}. {others}")
 
     def _whole(self, chosen: Mapping[str, str]) -> dict[str, str]:
         """A block of which all branches were chosen goes whole; what lies in a block goes with it."""

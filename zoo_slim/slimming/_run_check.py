@@ -13,7 +13,7 @@ from zoo_slim._draws import draws_undone, generators
 from zoo_slim._errors import SlimmingError
 from zoo_slim.tracing import Example, call_model, to_device, watch_modules
 
-__all__ = ["fault", "run_check"]
+__all__ = ["fault", "refusal", "run_check"]
 
 
 class Step(NamedTuple):
@@ -30,13 +30,17 @@ def run_check(network: nn.Module, original: nn.Module, example: Example) -> None
     Raises:
         SlimmingError: it does not run, its outputs have other shapes, or it computes with other numbers.
     """
-    found = fault(network, original, example)
-    if found is not None:
-        raise SlimmingError(
-            f"the slim {type(network).__name__} {found}. Its forward depends on widths in a way that cannot be "
-            "followed (docs/limits.md). Let the channels stay that it depends on: give a schema in which the ratio of "
-            "their group is 0"
-        )
+    if (found := fault(network, original, example)) is not None:
+        raise refusal(network, found)
+
+
+def refusal(network: nn.Module, found: str) -> SlimmingError:
+    """The error that tells people what `fault` found."""
+    return SlimmingError(
+        f"the slim {type(network).__name__} {found}. Its forward depends on widths in a way that cannot be followed "
+        "(docs/limits.md), or its schema is wrong. Let the channels stay that it depends on: give a schema in which "
+        "the ratio of their group is 0"
+    )
 
 
 def fault(network: nn.Module, original: nn.Module, example: Example) -> str | None:

@@ -5,24 +5,26 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SlimmingError
+from zoo_slim._names import listed
 from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._budget import MOST, Budget
 from zoo_slim.slimming._cliff import before_cliff
-from zoo_slim.slimming._criteria import Criterion
+from zoo_slim.slimming._criteria import Criterion, Scores
 from zoo_slim.slimming._defaults import example_of, schema_for
+from zoo_slim.slimming._follow import fault_of, hold, unfollowed
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, without
-from zoo_slim.slimming._run_check import run_check
+from zoo_slim.slimming._run_check import refusal
 from zoo_slim.slimming._score import score
-from zoo_slim.slimming._select import by_threshold, select
+from zoo_slim.slimming._select import by_threshold, select, untouched
 from zoo_slim.slimming._shortfall import shortfall
 from zoo_slim.tracing import Example, meta_copy
 
@@ -73,11 +75,13 @@ def slim(
         the slim network, in the mode of the given one, and the pruning result from which it can be rebuilt.
 
     Warns:
-        UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding.
+        UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding;
+            or groups stay whole, as the network would not run without channels of them, or compute with other numbers.
 
     Raises:
         SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
-            budget that cannot be met, or nothing that could go before the cliff.
+            budget that cannot be met, nothing that could go before the cliff, or a network that cannot lose any
+            channel.
     """
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
     _check_arguments(given, remove_blocks, criterion)
@@ -85,31 +89,64 @@ def slim(
     if example_input is None:
         example_input = example_of(model)
     schema = schema_for(model, schema, example_input)
-    if ratio == "auto":
-        ratio = before_cliff(model, schema, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
     probe = meta_copy(model)
     limits = ((name, value) for name, value in (("params", params), ("macs", macs)) if value is not None)
     budget = next((Budget(model, value, name, example_input) for name, value in limits), None)
     scores = np.full(schema.channels, np.nan)
     if given or isinstance(remove_blocks, int):
         scores = score(model, schema, criterion)
-    choose = partial(select, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
+    removal = None if remove_blocks is None else Removal(model, probe, example_input)
+    bounds: dict[str, Any] = {"minimum": minimum, "rounding": rounding, "allow_inexact": allow_inexact}
+    while True:
+        share = before_cliff(model, schema, **bounds) if ratio == "auto" else ratio
+        result = _plan(schema, scores, share, budget, probe, removal, remove_blocks, bounds)
+        if (found := fault_of(result, probe, example_input)) is None:
+            break
+        held = unfollowed(schema, probe, example_input, lambda trial: select(trial, scores, MOST, **bounds))
+        schema = hold(schema, held)
+        if not held or (np.isnan(scores) | untouched(schema, allow_inexact)).all():
+            raise refusal(model, found)
+        warnings.warn(
+            f"all channels of {listed(held)} stay: with fewer of them the slim {type(model).__name__} {found}. "
+            "Its forward depends on their number in a way that cannot be followed (docs/limits.md)",
+            stacklevel=2,
+        )
+    if share and ratio != "auto":
+        rest = without(schema, result.removed)
+        present = present_channels(rest, probe)
+        asked = (schema, scores) if remove_blocks == "dead" else (rest, np.where(present, scores, np.nan))
+        if short := shortfall(*asked, share, present, **bounds):
+            warnings.warn(f"ratio {share:g} of this {type(model).__name__}: {short}", stacklevel=2)
+    return remove(model, result), result
+
+
+def _plan(
+    schema: PruningSchema,
+    scores: Scores,
+    ratio: float | None,
+    budget: Budget | None,
+    probe: nn.Module,
+    removal: Removal | None,
+    remove_blocks: RemoveBlocks | None,
+    bounds: Mapping[str, Any],
+) -> PruningResult:
+    """Which channels and blocks go; arguments as `slim` makes them of its own."""
 
     def without_blocks(removed: Mapping[str, str], share: float) -> PruningResult:
         rest = without(schema, removed)
         left = np.where(present_channels(rest, probe), scores, np.nan)
-        return result_from_keep(probe, rest, choose(rest, left, share)).removing(removed)
+        return result_from_keep(probe, rest, select(rest, left, share, **bounds)).removing(removed)
 
-    def without_dead_blocks(share: float) -> PruningResult:
-        keep, _, unit_scores = by_threshold(schema, scores, share, allow_inexact)
+    def without_dead_blocks(removal: Removal, share: float) -> PruningResult:
+        keep, _, unit_scores = by_threshold(schema, scores, share, bounds["allow_inexact"])
         removed = removal.dead(schema, keep, unit_scores < np.inf)
-        return result_from_keep(probe, without(schema, removed), choose(schema, scores, share)).removing(removed)
+        rest = without(schema, removed)
+        return result_from_keep(probe, rest, select(schema, scores, share, **bounds)).removing(removed)
 
     attempt: Callable[[float], PruningResult] = partial(without_blocks, {})
-    if remove_blocks is not None:
-        removal = Removal(model, probe, example_input)
+    if removal is not None:
         if remove_blocks == "dead":
-            attempt = without_dead_blocks
+            attempt = partial(without_dead_blocks, removal)
         elif remove_blocks == "needed":
             assert budget is not None
             growing = removal.lowest(schema, scores)
@@ -118,19 +155,9 @@ def slim(
         elif isinstance(remove_blocks, int):
             attempt = partial(without_blocks, _at(removal.lowest(schema, scores), remove_blocks))
         else:
+            assert remove_blocks is not None
             attempt = partial(without_blocks, removal.named(remove_blocks))
-    result = attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
-    if ratio and given["ratio"] != "auto":
-        rest = without(schema, result.removed)
-        present = present_channels(rest, probe)
-        asked = (schema, scores) if remove_blocks == "dead" else (rest, np.where(present, scores, np.nan))
-        if short := shortfall(*asked, ratio, present, **choose.keywords):
-            warnings.warn(f"ratio {ratio:g} of this {type(model).__name__}: {short}", stacklevel=2)
-    slim_probe = apply_result(probe, result)
-    run_check(slim_probe, probe, example_input)
-    if result.removed:  # without the same blocks it computes the same operations
-        run_check(slim_probe, apply_result(probe, PruningResult().removing(result.removed)), example_input)
-    return remove(model, result), result
+    return attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
 
 
 def _check_arguments(given: Mapping[str, object], remove_blocks: object, criterion: object) -> None:

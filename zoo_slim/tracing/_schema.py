@@ -8,15 +8,13 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from zoo_slim._names import listed
 from zoo_slim._networks import unwrap
 from zoo_slim._union_find import Ids
 from zoo_slim.schema import Group, Layer, PruningSchema, fingerprint
 from zoo_slim.tracing._trace import Example, Trace, run_trace
 
 __all__ = ["schema_of", "trace"]
-
-NAMED = 5
-"""So many layers are named in a warning."""
 
 
 def trace(model: nn.Module, example_input: Example, *, architecture: str | None = None) -> PruningSchema:
@@ -42,11 +40,9 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
             stacklevel=2,
         )
     elif found.unused:
-        named = ", ".join(found.unused[:NAMED])
-        rest = f" and {len(found.unused) - NAMED} more" if len(found.unused) > NAMED else ""
         warnings.warn(
-            f"{type(model).__name__} does not use {named}{rest} on the example input: what is not used stays as it is, "
-            "and may not fit the slim network. If it ever is used, give an example input with which it is.",
+            f"{type(model).__name__} does not use {listed(found.unused)} on the example input: what is not used stays "
+            "as it is, and may not fit the slim network. If it ever is used, give an example input with which it is.",
             stacklevel=2,
         )
     return schema_of(model, found, architecture)
