@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -179,6 +180,9 @@ def test_load_says_that_a_part_was_tested(zoo_slim, tmp_path, own, of_base, note
     assert ("points" in said) != ("the base's on" in note)
     info = " ".join(zoo_slim("info", tmp_path / "model", "--pruned", "0.5").out.split())
     assert own is None or f"count: {own['count']}, of: {own['of']}" in info
+    (row,) = [line for line in zoo_slim("info", tmp_path / "model").out.splitlines() if line.startswith("0.5 ")]
+    part = re.search(r"on (\d+ of [\d,]+) test", note.split(";")[0])
+    assert row.rstrip().endswith(f"% ({part[1]} images)" if part else "%")
 
 
 def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):

@@ -84,6 +84,11 @@ def test_the_commands_show_it(shelf: Hub, client: Client) -> None:
     assert ["delta", NAME, "—", "—", "the", "base's", "—"] in rows and rows[-1] == ["2", "models", "on", "the", "Hub"]
     assert "you" not in out and "transformer" not in out
     assert "field 'format'" in client.command("list", "--hub", "only").ok()
+    config = json.loads(shelf.store.repo("me/net").file("config.json"))
+    config["training"] = {"evaluation": {"count": 512, "of": 10_000}}
+    shelf.store.repo("them/part").create()
+    shelf.store.repo("them/part").put({"config.json": json.dumps(config).encode(), "README.md": CARD})
+    assert "90.00 % (512 of 10,000 images)" in client.command("list", "--hub", "--author", "them").ok()
     assert client.command("list", "--hub", "nothing").ok() == "0 models on the Hub"
     assert client.command("list", "--author", "me").code == 2
     assert client.command("list", "--hub", "--bundled").code == 2

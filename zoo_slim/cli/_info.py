@@ -9,7 +9,7 @@ import typer
 from zoo_slim._amount import amount
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
-from zoo_slim.cli._output import console, facts, percent, size, status, table
+from zoo_slim.cli._output import accuracy, console, facts, percent, size, status, table
 
 if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config
@@ -139,9 +139,11 @@ def _variants(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _variant(config: "Config") -> dict[str, Any]:
     from zoo_slim.checkpoint import MODEL
+    from zoo_slim.checkpoint._origin import part_tested
 
     weights = config.files.get(MODEL)
-    return {"file_bytes": weights.bytes if weights else None, **config.metrics}
+    recorded = {"file_bytes": weights.bytes if weights else None, "part_tested": part_tested(config.training)}
+    return {**config.metrics, **recorded}
 
 
 def _files(config: "Config") -> dict[str, dict[str, Any]]:
@@ -165,7 +167,7 @@ def _show(known: Mapping[str, Any]) -> None:
         for tag, metrics in variants.items():
             weights = size(metrics["file_bytes"]) if metrics["file_bytes"] else "the base's"
             counts = amount(metrics.get("params")), amount(metrics.get("macs"))
-            shown.add_row(tag, *counts, weights, percent(metrics.get("test_accuracy")))
+            shown.add_row(tag, *counts, weights, accuracy(metrics.get("test_accuracy"), metrics["part_tested"]))
         out.print(shown)
 
 
@@ -183,7 +185,7 @@ def _text(name: str, value: Any, depth: int = 0) -> str:
     if name == "training" and depth == 0 and isinstance(value, Mapping):
         return "\n".join(_trainings(value))
     if name == "after_slimming" and isinstance(value, Mapping):
-        return ", ".join(f"{way}: {percent(accuracy)}" for way, accuracy in value.items())
+        return ", ".join(f"{way}: {percent(share)}" for way, share in value.items())
     if name.endswith(("accuracy", "accuracy_before_finetuning")):
         return percent(value)
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import typer
 
 from zoo_slim._amount import amount
 from zoo_slim.cli._options import example
-from zoo_slim.cli._output import console, percent, printable, size, status, table
+from zoo_slim.cli._output import accuracy, console, printable, size, status, table
 
 if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config
@@ -122,6 +122,7 @@ def _rows(model: "HubModel") -> list[tuple[str, ...]]:
 
 def _row(config: "Config") -> tuple[str, ...]:
     from zoo_slim.checkpoint import MODEL, BaseWeights
+    from zoo_slim.checkpoint._origin import part_tested
 
     weights, metrics, base = config.files.get(MODEL), config.metrics, config.base_weights
     elsewhere = f"cut from {base.repo}" if isinstance(base, BaseWeights) else "the base's"
@@ -130,5 +131,5 @@ def _row(config: "Config") -> tuple[str, ...]:
         amount(metrics.get("params")),
         amount(metrics.get("macs")),
         size(weights.bytes) if weights else elsewhere,
-        percent(metrics.get("test_accuracy")),
+        accuracy(metrics.get("test_accuracy"), part_tested(config.training)),
     )

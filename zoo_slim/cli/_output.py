@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["console", "facts", "percent", "printable", "size", "status", "table"]
+__all__ = ["accuracy", "console", "facts", "percent", "printable", "size", "status", "table"]
 
 PIPE_WIDTH = 240
 """Columns where stdout is no terminal: wide enough that nothing is cut off."""
@@ -106,3 +106,8 @@ def size(value: Any) -> str:
 def percent(value: Any, digits: int = 2) -> str:
     """Write a share: 0.9312 is ``93.12 %``."""
     return f"{100 * value:.{digits}f} %" if isinstance(value, (int, float)) else "—"
+
+
+def accuracy(value: Any, part: tuple[int, int] | None) -> str:
+    """Write an accuracy, and what part of the test images it is of: ``93.12 % (512 of 10,000 images)``."""
+    return percent(value) + (f" ({part[0]:,} of {part[1]:,} images)" if part and value is not None else "")
