@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import zoo_slim
 from zoo_slim.schema import Group, PruningSchema
 from zoo_slim.slimming import count_params, find_cliff
+from zoo_slim.slimming._follow import hold
 from zoo_slim.slimming._select import select
 
 IMAGES = torch.rand(2, 3, 8, 8)
@@ -62,9 +63,7 @@ def test_the_channels_that_a_forward_depends_on_stay(blocks: list[str] | None, b
 @pytest.mark.filterwarnings("error")
 def test_a_schema_that_lets_them_stay_is_not_warned_of() -> None:
     model = TwoBlocks()
-    schema = zoo_slim.trace(model, IMAGES)
-    groups = {name: Group(group.width, ratio=0.0 if name == "stem" else None) for name, group in schema.groups.items()}
-    schema = PruningSchema(groups, schema.layers, schema.norms, schema.parameters, schema.attributes, schema.equal)
+    schema = hold(zoo_slim.trace(model, IMAGES), ["stem"])
     slim, _ = zoo_slim.slim(model, ratio=0.7, criterion="l1", schema=schema, example_input=IMAGES)
     assert slim.stem.out_channels == 16
 
@@ -137,9 +136,7 @@ def test_a_group_of_ratio_0_is_left_alone_by_what_is_tied_to_it() -> None:
 
 def test_a_group_of_ratio_0_has_no_scales_to_remove() -> None:
     model, images = with_scales()
-    schema = zoo_slim.trace(model, images)
-    alone = {name: Group(group.width, ratio=0.0 if name == "first" else None) for name, group in schema.groups.items()}
-    schema = PruningSchema(alone, schema.layers, schema.norms)
+    schema = hold(zoo_slim.trace(model, images), ["first"])
     cliff = find_cliff(model, schema=schema, example_input=images)
     assert (len(cliff.scales), cliff.dead) == (16, 4)
     assert count_params(model) == 3 * 16 * 9 + 16 + 16 * 16 * 9 + 16 + 64 + 16 * 4 + 4
