@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo_slim._errors import SchemaError
@@ -88,6 +89,17 @@ class PruningSchema:
             members[name] = np.arange(first, first + group.width, dtype=np.int64)
             first += group.width
         return members
+
+    def untouched(self, allow_inexact: bool = False) -> NDArray[np.bool_]:
+        """The channels of groups that are left alone: those of ratio 0, and unless they are asked for the inexact ones.
+
+        Returns:
+            bool ``[channels]``.
+        """
+        alone = np.zeros(self.channels, dtype=bool)
+        for group, channels in zip(self.groups.values(), self.members().values(), strict=True):
+            alone[channels] = group.ratio == 0 or (group.inexact and not allow_inexact)
+        return alone
 
     def check(self, model: nn.Module) -> None:
         """Compare with the model that is to be slimmed.

@@ -16,7 +16,7 @@ from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._defaults import schema_for
 from zoo_slim.slimming._score import score
-from zoo_slim.slimming._select import Keep, select, untouched
+from zoo_slim.slimming._select import Keep, select
 from zoo_slim.tracing import Example
 
 __all__ = ["FAINT", "Cliff", "before_cliff", "find_cliff"]
@@ -105,7 +105,7 @@ def find_cliff(
     scores = score(model, schema, "bn_scale")
     energy = _energy(model, schema)
     members = schema.members()
-    scored = np.isfinite(scores) & ~untouched(schema, allow_inexact)
+    scored = np.isfinite(scores) & ~schema.untouched(allow_inexact)
     faint = np.zeros(len(scores), dtype=bool)
     for channels in members.values():
         faint[channels] = np.sqrt(energy[channels]) < FAINT * np.sqrt(energy[channels].mean())

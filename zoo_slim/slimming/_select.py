@@ -11,7 +11,7 @@ from zoo_slim.schema import Group, PruningSchema
 from zoo_slim.schema._schema import ROUNDINGS
 from zoo_slim.slimming._criteria import Scores
 
-__all__ = ["Keep", "by_threshold", "check_rounding", "least", "rounded", "select", "tie", "untouched"]
+__all__ = ["Keep", "by_threshold", "check_rounding", "least", "rounded", "select", "tie"]
 
 Keep = NDArray[np.bool_]
 """Bool ``[channels]``."""
@@ -106,7 +106,7 @@ def by_threshold(
     if not 0 <= ratio < 1:
         raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1")
     members = schema.members()
-    fixed = np.isnan(scores) | untouched(schema, allow_inexact)
+    fixed = np.isnan(scores) | schema.untouched(allow_inexact)
     scores = np.where(fixed, np.nan, scores)
     units, stay = tie(schema, scores)
     np.logical_or.at(stay_units := np.zeros(len(scores) + 1, dtype=bool), units, fixed | stay)
@@ -124,15 +124,6 @@ def by_threshold(
             _remove_lowest(keep, units, unit_score, members[name], group.ratio)
     _remove_lowest(keep, units, unit_score, np.flatnonzero(~own & ~fixed), ratio)
     return keep, units, unit_score
-
-
-def untouched(schema: PruningSchema, allow_inexact: bool = False) -> Keep:
-    """The channels of groups that are left alone: those of ratio 0, and unless they are asked for the inexact ones."""
-    alone = np.zeros(schema.channels, dtype=bool)
-    for name, channels in schema.members().items():
-        group = schema.groups[name]
-        alone[channels] = group.ratio == 0 or (group.inexact and not allow_inexact)
-    return alone
 
 
 def _remove_lowest(keep: Keep, units: Ids, unit_score: Scores, among: Ids, ratio: float) -> None:

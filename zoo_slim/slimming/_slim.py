@@ -24,7 +24,7 @@ from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, without
 from zoo_slim.slimming._run_check import refusal
 from zoo_slim.slimming._score import score
-from zoo_slim.slimming._select import by_threshold, select, untouched
+from zoo_slim.slimming._select import by_threshold, select
 from zoo_slim.slimming._shortfall import shortfall
 from zoo_slim.tracing import Example, meta_copy
 
@@ -104,7 +104,7 @@ def slim(
             break
         held = unfollowed(schema, probe, example_input, lambda trial: select(trial, scores, MOST, **bounds))
         schema = hold(schema, held)
-        if not held or (np.isnan(scores) | untouched(schema, allow_inexact)).all():
+        if not held or (np.isnan(scores) | schema.untouched(allow_inexact)).all():
             raise refusal(model, found)
         warnings.warn(
             f"all channels of {listed(held)} stay: with fewer of them the slim {type(model).__name__} {found}. "

@@ -37,9 +37,7 @@ def group_weights(model: nn.Module, schema: PruningSchema) -> dict[str, Tensor]:
         np.add.at(counts, schema.norms[name], 1.0)
     shares = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
     shares[-1] = 0.0
-    for members, group in zip(schema.members().values(), schema.groups.values(), strict=True):
-        if group.inexact or group.ratio == 0:
-            shares[members] = 0.0
+    shares[:-1][schema.untouched()] = 0.0
     return {
         name: torch.from_numpy(shares[schema.norms.get(name, np.full(len(scale), -1))]).to(torch.float32)
         for name, scale in norms.items()
