@@ -12,6 +12,7 @@ which none of them fills alone. Each writes RUNS/NET/log.txt. The same command g
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -24,22 +25,28 @@ from rich.text import Text
 RUN = (sys.executable, "-m", "zoo_slim.cli", "run")
 
 COMMON = shlex.split(
-    "--dataset cifar10 --seed 0 --amp bf16 --batch-size 256 --lr 0.1 --nesterov --no-decay-norms --warmup-epochs 2 "
+    "--dataset cifar10 --seed 0 --amp bf16 --batch-size 256 --lr 0.1 --nesterov --no-decay-norms "
     "--label-smoothing 0.1 --cutout 8 --sparsity-train --penalty proximal --weight-groups --sparsity-schedule linear "
     "--fine-tune --prune-ratio 0.5 --prune-ratio 0.75 --after-slimming both --distill --fine-tune-lr 0.02 "
-    "--save-dtype float16 --checkpoint-seconds 30 --resume"
+    "--save-dtype float16 --checkpoint-seconds 90 --resume"
 )
 
 NETWORKS = {
-    "resnet18": "--stem cifar --sparsity 0.005",
-    "resnet50": "--stem cifar --sparsity 0.005",
-    "vgg11_bn": "--sparsity 0.005",
-    "RepVGG-A0-woid": "--sparsity 0.02",
+    "resnet18": (0.3, "--stem cifar"),
+    "resnet50": (0.3, "--stem cifar"),
+    "vgg11_bn": (0.3, ""),
+    "RepVGG-A0-woid": (1.2, ""),
 }
-"""By name, the options that are a network's own. With two scales to a channel RepVGG needs the stronger penalty."""
+"""By name, the sparsity times the epochs, and options that are a network's own.
+
+How far the penalty moves a scale depends on their product, so with fewer epochs it must be stronger. With two scales to
+a channel RepVGG needs more of it.
+"""
 
 RAMP = 6
 """The penalty grows in a sixth of the epochs."""
+
+WARMUP = 2
 
 LOG = "log.txt"
 LOOK_SECONDS = 1.0
@@ -61,6 +68,7 @@ def main() -> None:
     if unknown := set(given.nets) - set(NETWORKS):
         parser.error(f"{', '.join(sorted(unknown))}: not in the table, which has {', '.join(NETWORKS)}")
     nets = given.nets or list(NETWORKS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the runs are stopped, too
     codes = run_all(
         {net: command_of(net, given.data, given.runs, given.epochs, more) for net in nets}, given.runs, given.seconds
     )
@@ -72,9 +80,11 @@ def main() -> None:
 
 def command_of(net: str, data: Path, runs: Path, epochs: int, more: list[str]) -> list[str]:
     """The `zoo-slim run` of a network."""
-    lengths = ["--epochs", epochs, "--fine-tune-epochs", epochs, "--sparsity-epochs", max(epochs // RAMP, 1)]
+    strength, own = NETWORKS[net]
+    lengths = ["--epochs", epochs, "--fine-tune-epochs", epochs, "--warmup-epochs", min(WARMUP, epochs - 1)]
+    penalty = ["--sparsity", f"{strength / epochs:g}", "--sparsity-epochs", max(epochs // RAMP, 1)]
     places = ["--data", data, "--output", runs / net]
-    return [*RUN, net, *map(str, places), *COMMON, *NETWORKS[net].split(), *map(str, lengths), *more]
+    return [*RUN, net, *map(str, [*places, *COMMON, *own.split(), *lengths, *penalty]), *more]
 
 
 def run_all(commands: dict[str, list[str]], runs: Path, seconds: float) -> dict[str, int]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hub_clients import Client
-from hub_server import Fault, Hub
+from hub_handler import Fault
+from hub_server import Hub
 
 FILES = ("config.json", "pruning.safetensors", "model.safetensors")
 

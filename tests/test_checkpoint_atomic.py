@@ -1,6 +1,7 @@
 """At every moment a reader finds the old checkpoint or the new one, whole; however the saver ends."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import random
@@ -302,5 +303,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     lost = tmp_path / "nowhere" / "page.md"
     with pytest.raises(FileNotFoundError, match=r"/page\.md'"), replacing_file(lost) as scratch:
         scratch.write_text("new")
+    with pytest.raises(OSError, match=r"No space left.*/page\.md'"), replacing_file(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(IsADirectoryError, match="is a folder"), replacing_file(tmp_path):
         pass

@@ -220,6 +220,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("repo", 3, r"'base_weights\.repo'"),
     ("repo", "a/b/c", r"'base_weights\.repo'"),
     ("repo", "a/..", r"'base_weights\.repo'"),
+    *(("repo", name, r"'base_weights\.repo'") for name in ("a/b.git", "a--b/c", "a-/b", "a/b.", "-a/b")),
     ("repo", "https://host/b", r"'base_weights\.repo'"),
     ("revision", "f" * 39, r"'base_weights\.revision'"),
     ("revision", "F" * 40, r"'base_weights\.revision'"),

@@ -282,6 +282,7 @@ def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
     refused("classes must be 5 names, .* found 2", trained(), folder, architecture=NAME, classes=["a", "b"])
     refused("classes must be a list of names, found the text", trained(), folder, architecture=NAME, classes="abcde")
     refused("a path cannot hold a null character", trained(), tmp_path / "a\0b", architecture=NAME)
+    refused(r"input\.size.*values in all", trained(), folder, architecture=NAME, input={"size": [3, 9999, 9999]})
     refused(r"input\.std", trained(), folder, architecture=NAME, input={"size": [3, 4, 4], "std": [0, 1, 1]})
     other = trained()
     other.conv1.stride = (2, 2)
@@ -352,3 +353,89 @@ def test_devices_and_dtypes_that_are_none(tmp_path: Path) -> None:
         load(tmp_path / "net", device="warp")
     with pytest.raises(CheckpointError, match="int64"):
         load(tmp_path / "net", dtype=torch.int64)
+
+
+@register("checkpoint-test-layers", input_size=(3, 12, 12))
+def layers(num_classes: int = 4) -> nn.Module:
+    parts = (nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2))
+    return nn.Sequential(*parts, nn.Linear(150, num_classes))
+
+
+def test_a_layer_of_another_class_is_refused_and_what_computes_the_same_is_not(tmp_path: Path) -> None:
+    for place, layer, said in ((2, nn.SiLU(), "SiLU.*ReLU"), (3, nn.Identity(), "Identity.*MaxPool2d")):
+        model: Any = layers()
+        model[place] = layer
+        refused(f"layer '{place}': is a {said}", model, tmp_path / "net", architecture="checkpoint-test-layers")
+    longer: Any = layers()
+    longer.append(nn.Softmax(1))
+    refused("layer '7': is a Softmax.* nothing", longer, tmp_path / "net", architecture="checkpoint-test-layers")
+    same: Any = nn.SyncBatchNorm.convert_sync_batchnorm(layers())
+    same[5], same[2] = nn.Identity(), nn.ReLU(inplace=True)
+    checkpoint.save(same, tmp_path / "net", architecture="checkpoint-test-layers")
+    assert same_state(load(tmp_path / "net"), same)
+    with_loss = trained()
+    with_loss.loss = nn.CrossEntropyLoss()
+    checkpoint.save(with_loss, tmp_path / "other", architecture=NAME)
+
+
+def test_a_class_that_was_defined_again_is_the_same(tmp_path: Path) -> None:
+    model = trained()
+    model.__class__ = type("SmallCnn", (type(model),), {"__module__": "checkpoint_cnn", "__qualname__": "SmallCnn"})
+    checkpoint.save(model, tmp_path / "net", architecture=NAME)
+
+
+def test_a_buffer_that_is_not_saved_and_differs_is_told(tmp_path: Path) -> None:
+    model = trained()
+    model.ramp += 1
+    with pytest.warns(UserWarning, match="buffer 'ramp': is not in the state dict"):
+        checkpoint.save(model, tmp_path / "net", architecture=NAME)
+    checkpoint.save(trained().half(), tmp_path / "half", architecture=NAME)
+
+
+def test_tensors_that_were_tied_afterwards_are_saved_under_both_names(tmp_path: Path) -> None:
+    model = trained()
+    model.bn1.bias = model.bn1.weight
+    checkpoint.save(model, tmp_path / "net", architecture=NAME)
+    assert same_state(load(tmp_path / "net"), model)
+
+
+def test_a_cast_that_loading_could_not_undo_is_refused(tmp_path: Path) -> None:
+    model = trained().half()
+    model.bn1.float()
+    refused("'bn1.weight': is torch.float32 already", model, tmp_path / "net", architecture=NAME, dtype=torch.float32)
+    checkpoint.save(model, tmp_path / "net", architecture=NAME)
+    assert same_state(load(tmp_path / "net"), model)
+
+
+def test_a_base_that_is_replaced_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo_slim.checkpoint import _save
+
+    checkpoint.save(trained(1), tmp_path / "net", architecture=NAME)
+    prove = _save.cut_from_folder_above
+
+    def overtaken(*arguments: Any) -> Any:
+        config = prove(*arguments)
+        checkpoint.save(trained(2), tmp_path / "net", architecture=NAME)
+        return config
+
+    monkeypatch.setattr(_save, "cut_from_folder_above", overtaken)
+    slim = slimmed(trained(1), a_result())
+    with pytest.raises(CheckpointError, match="the base network was replaced meanwhile"):
+        checkpoint.save(slim, tmp_path / "net" / "pruned-x", architecture=NAME, result=a_result(), weights=False)
+    assert checkpoint.variants(tmp_path / "net") == []
+
+
+@register("checkpoint-test-float", input_size=(3, 12, 12))
+def with_float(slope: float = 0.5) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.LeakyReLU(slope))
+
+
+def test_an_int_given_for_a_float_agrees_with_it(tmp_path: Path) -> None:
+    checkpoint.save(with_float(1.0), tmp_path / "net", architecture="checkpoint-test-float", options={"slope": 1.0})
+    load(tmp_path / "net", options={"slope": 1})
+
+
+def test_the_meta_device_holds_no_network(tmp_path: Path) -> None:
+    checkpoint.save(trained(), tmp_path / "net", architecture=NAME)
+    with pytest.raises(CheckpointError, match="'meta' cannot be used: it holds no values"):
+        load(tmp_path / "net", device="meta")

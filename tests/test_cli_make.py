@@ -309,6 +309,8 @@ def test_verify_a_variant(zoo_slim, tmp_path):
     ran = zoo_slim("verify", "model", "--pruned", "0.5", "--jsonl", "x.jsonl")
     report = json.loads((tmp_path / "x.jsonl").read_text())
     assert ran.code == 0 and report["exact"] and report["removed"] == 8
+    ran = zoo_slim("verify", "model", "--pruned", "0.5", "--ratio", "0.9", "--criterion", "l1")
+    assert ran.code == 2 and "--pruned contradicts --ratio and --criterion" in " ".join(ran.err.split())
 
 
 def test_verify_fails_where_slimming_is_wrong(zoo_slim, monkeypatch, tmp_path):

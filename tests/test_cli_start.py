@@ -120,3 +120,17 @@ def test_bundle(tmp_path):
     assert (again.base, again.training, again.metrics) == (config.base, config.training, config.metrics)
     readme = (tmp_path / "zoo" / NAME / "README.md").read_text()
     assert "pruned-0.5" in readme and f"{config.metrics['params']:,}" in readme
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "RuntimeError"])
+def test_a_full_gpu_is_said_in_a_line_and_no_other_error(name, monkeypatch, capsys):
+    from zoo_slim import cli
+
+    def run():
+        raise type(name, (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(cli, "app", run)
+    with pytest.raises(SystemExit if name == "OutOfMemoryError" else RuntimeError):
+        cli.main()
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "--batch-size" in said) == ((1, True) if name == "OutOfMemoryError" else (0, False))

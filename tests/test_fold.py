@@ -320,3 +320,37 @@ def test_a_model_that_does_not_run_says_so():
         fold_constants(model, result, IMAGES[:, :2])
     with pytest.raises(SlimmingError, match="example_input"):
         fold_constants(model, result)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8),
+        torch.full((2, 3, 12, 12), 7, dtype=torch.uint8),
+        torch.zeros(2, 3, 12, 12, dtype=torch.uint8),
+        IMAGES,
+    ],
+    ids=["uint8", "one number", "zeros", "float"],
+)
+def test_what_depends_on_the_input_is_no_constant_whatever_its_dtype(example):
+    def run(self, x):
+        x = self.bn1(self.one((x.double() - 120.5) / 64)).relu()
+        return self.head(self.gate(x))
+
+    model = sparse(Net(run, one=cnn(3, 8), bn1=nn.BatchNorm2d(8), gate=Gate(8), head=cnn(8, 2)))
+    _, result = slim(model, ratio=0.45, example_input=example)
+    _, folding = fold_constants(model, result, example)
+    assert "head.weight" in folding.left and folding.varying
+
+
+def test_only_readers_are_left():
+    def run(self, x):
+        x = self.bn1(self.one(x)).relu() * self.scale
+        return self.head(x)
+
+    parts = dict(one=cnn(3, 8), bn1=nn.BatchNorm2d(8), head=cnn(8, 2), scale=nn.Parameter(torch.rand(1, 8, 1, 1)))
+    model = sparse(Net(run, **parts))
+    _, result = slim(model, ratio=0.4, example_input=IMAGES)
+    assert result.kept["scale"]
+    _, folding = fold_constants(model, result, IMAGES)
+    assert not folding.left and folding.targets == {"head.weight": "head.bias"}

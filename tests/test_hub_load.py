@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from checkpoint_cnn import NAME, a_result, slimmed, trained
 from hub_clients import Client, hub, needs_fork
-from hub_server import Fault, Hub
+from hub_handler import Fault
+from hub_server import Hub
 
 from zoo_slim import checkpoint
 

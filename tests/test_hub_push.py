@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from checkpoint_cnn import NAME
 from hub_clients import Client, hub, needs_fork
-from hub_server import Fault, Hub
+from hub_handler import Fault
+from hub_server import Hub
 from hub_store import Repo, metadata
 from test_hub_load import a_model, files_of
 
@@ -377,3 +378,80 @@ def test_pulling_a_base_keeps_what_local_variants_are_cut_from(client: Client, r
     """
     said = client.run(code).ok()
     assert "pulled: variant 'delta' has no weights of its own and is cut from those that would be replaced" in said
+
+
+def a_variant_cut_from_the_base(client: Client) -> None:
+    client.run("""push(None, 1); push("0.5", 1, weights=False)""").ok()
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_nothing(hub: Hub, client: Client, repo: Repo) -> None:
+    a_variant_cut_from_the_base(client)
+    commits = repo.log()
+    with hub.failing(Fault("HEAD .*pruned-0.5/config.json", "status", 429)):
+        said = Client(hub.url, client.home / "new", client.env, PUSH).run("print(error_of(push, None, 2))").ok()
+    assert (
+        "pruned-0.5/config.json: has to be read before anything is pushed beside it: the Hub cannot be reached" in said
+    )
+    assert repo.log() == commits
+
+
+def test_a_base_is_not_replaced_beside_a_variant_that_may_need_it(client: Client, repo: Repo) -> None:
+    a_variant_cut_from_the_base(client)
+    config = json.loads(repo.file("pruned-0.5/config.json"))
+    repo.put({"pruned-0.5/config.json": json.dumps({**config, "version": 99}).encode()})
+    assert "that variant may be cut from the base network" in client.run("print(error_of(push, None, 2))").ok()
+    client.run("""push("0.75", 1)""").ok()
+    assert json.loads(repo.file("pruned-0.5/config.json"))["version"] == 99
+
+
+def test_a_picture_at_the_root_is_somebody_elses(client: Client, repo: Repo) -> None:
+    repo.create()
+    repo.put({"channels.png": b"mine"})
+    client.run("push(None, 1)").ok()
+    assert repo.file("channels.png") == b"mine"
+
+
+@pytest.mark.parametrize("pull_request", [False, True])
+def test_a_lost_answer_is_not_called_nothing(hub: Hub, client: Client, repo: Repo, pull_request: bool) -> None:
+    repo.create()
+    then_gone = """
+    from zoo_slim.hub import UnreachableError, _commit
+    answers = iter([_commit.Remote.contents])
+    def contents(remote, revision):
+        if (answer := next(answers, None)) is None:
+            raise UnreachableError("the Hub cannot be reached")
+        return answer(remote, revision)
+    _commit.Remote.contents = contents
+    """
+    with hub.failing(Fault("POST .*/commit/", "lost", times=1)):
+        said = client.run(f"""{then_gone}
+    print(error_of(push, "0.5", create_pr={pull_request}))""").ok()
+    assert ("the pull request may have been opened" if pull_request else "it may have been committed") in said
+    assert said.endswith("look there before you push again") and "nothing was committed" not in said
+    assert len(repo.state.pulls if pull_request else repo.log()) == (1 if pull_request else 2)
+
+
+def test_a_file_that_is_replaced_during_a_push_is_noticed(client: Client, repo: Repo) -> None:
+    code = """
+    from zoo_slim.hub import _push
+    checkpoint.save(cnn.trained(1), "net", architecture=cnn.NAME)
+    read = _push.read_configs
+    def overtaken(*arguments):
+        checkpoint.save(cnn.trained(2), "net", architecture=cnn.NAME)
+        return read(*arguments)
+    _push.read_configs = overtaken
+    print(error_of(_push.push_folder, "net", "me/net", card=False))
+    """
+    said = client.run(code).ok()
+    assert said == "HubError: net/model.safetensors: was replaced while it was being pushed; push again"
+    assert repo.log() == ["initial commit"]
+
+
+def test_a_checkpoint_without_its_file_is_named(client: Client) -> None:
+    code = """
+    from zoo_slim.hub import _push
+    folder = checkpoint.save(cnn.trained(1), "net", architecture=cnn.NAME)
+    (folder / "model.safetensors").unlink()
+    print(error_of(_push.push_folder, "net", "me/net"))
+    """
+    assert client.run(code).ok() == "CheckpointError: net/model.safetensors: cannot be read: No such file or directory"

@@ -265,3 +265,39 @@ def test_stochastic_depth_counts_as_in_evaluation():
     )
     small, result = slim(model, remove_blocks=["blocks.0"], example_input=IMAGES)
     assert result.removed == {"blocks.0": "Identity"} and exact(model, result, ["outer"], IMAGES, small)
+
+
+def test_activations_that_differ_far_out_are_told_apart():
+    for join, becomes in (
+        (lambda x, b: functional.relu6(x + b), "ReLU6"),
+        (lambda x, b: functional.hardtanh(x + b, -6, 6), None),
+    ):
+        assert find_blocks(Net(Block(join)), IMAGES) == ({"blocks.0": becomes} if becomes else {})
+
+
+def test_a_block_between_two_outputs_can_go():
+    class Pyramid(Net):
+        def forward(self, x):
+            x = self.stem(x)
+            return [x := block(x) for block in self.blocks]
+
+    model = randomize(Pyramid(Block(), Block()))
+    small, result = slim(model, remove_blocks=["blocks.1"], example_input=IMAGES)
+    assert verify(model, result, IMAGES).exact and len(small(IMAGES)) == 2
+
+
+def test_a_branch_that_is_a_layer_kept_no_channels():
+    from zoo_slim.pictures import layer_widths
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            return x + self.a(x) + self.b(x)
+
+    model = randomize(Net(Two()))
+    small, _ = slim(model, remove_blocks=["blocks.0.a"], example_input=IMAGES)
+    widths = layer_widths(model, small)
+    assert (widths["blocks.0.a"], widths["blocks.0.b"]) == ((0, 6), (6, 6))

@@ -10,7 +10,7 @@ from equivalence import difference, outputs, zeroed
 from torch import nn
 from torchvision.models import resnet18
 
-from zoo_slim import PruningResult, SlimPruner, update_bn_grad
+from zoo_slim import PruningResult, SlimPruner, trace, update_bn_grad, verify
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.schema import convert_original, parse_original, read_original
 from zoo_slim.slimming import from_original, randomize, to_original
@@ -505,3 +505,63 @@ def test_what_the_original_form_has_no_words_for():
     rows = torch.tensor([[0], [1]])
     with pytest.raises(SlimmingError, match=r"1\.weight.*groups"):
         to_original(PruningResult({"1.weight": {1: rows}}), model)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_the_network_inside_a_wrapper_is_slimmed(wrap):
+    model = randomize(Plain()).eval()
+    set_gammas(model, bn1=[1.0, 2.0, 3.0, 4.0], bn2=[0.1, 0.8, 0.2, 0.7])
+    plain = SlimPruner(model, PLAIN)
+    entries = plain.run(0.125)
+    wrapped = wrap(model)
+    prefix = "module." if isinstance(wrapped, nn.DataParallel) else "_orig_mod."
+    for schema in (PLAIN, {**PLAIN, "prefix": prefix}, trace(model, PICTURE)):
+        pruner = SlimPruner(wrapped, schema)
+        pruner.run(0.125)
+        assert isinstance(pruner.pruned_model, Plain)
+    named = [{**entry, "name": prefix + entry["name"]} for entry in entries]
+    for given in (entries, named, plain.result):
+        again = SlimPruner(wrapped)
+        again.apply_pruning_result(given)
+        assert again.result == plain.result
+
+
+def test_transposed_convolutions_in_the_originals_form():
+    parts = (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 6, 2), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
+    model = randomize(nn.Sequential(*parts)).eval()
+    set_gammas(model, **{"1": [1.0, 0.1, 0.1, 0.1, 1.0, 1.0, 1.0, 1.0], "3": [0.1, 1.0, 1.0, 0.1, 1.0, 1.0]})
+    pruner = SlimPruner(model, trace(model, PICTURE))
+    entries = {entry["name"]: entry for entry in pruner.run(0.36)}
+    assert entries["2"]["in_channels_keep_idxes"] == [0, 4, 5, 6, 7]
+    assert entries["2"]["out_channels_keep_idxes"] == [1, 2, 4, 5]
+    again = SlimPruner(model)
+    again.apply_pruning_result(list(entries.values()))
+    assert again.result == pruner.result
+    assert difference(outputs(again.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
+
+
+def test_a_width_that_the_network_itself_holds_has_no_words():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc, self.width = nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.Linear(16, 4), 16
+
+        def forward(self, x):
+            return self.fc(self.bn(self.conv(x)).relu().view(len(x), self.width, -1).mean(2))
+
+    pruner = SlimPruner(model := randomize(Own()), trace(model, PICTURE))
+    with pytest.raises(SlimmingError, match=r"width of the network became \d+, which the original's form has no words"):
+        pruner.run(0.5)
+    assert pruner.result is None
+
+
+def test_a_schema_file_slims_what_the_originals_form_has_no_words_for():
+    from zoo_slim.slimming._pruner import slim_by_schema
+
+    parts = (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, groups=2), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
+    model = randomize(nn.Sequential(*parts)).eval()
+    schema = trace(model, PICTURE)
+    with pytest.raises(SlimmingError, match=r"2\.weight: its groups"):
+        SlimPruner(model, schema).run(0.3)
+    _, result = slim_by_schema(model, schema, 0.3, PICTURE)
+    assert verify(model, result, PICTURE).exact

@@ -284,6 +284,8 @@ BAD = {
     "an expression that is an object": ({"layers": {"0": {"out": {}}}}, "layers.0.out"),
     "a fraction of positions": ({"layers": {"0": {"out": 1.5}}}, "layers.0.out"),
     "a huge repeat": ({"layers": {"0": {"out": "0*99999999"}}}, "layers.0.out"),
+    "many huge counts": ({"layers": {str(i): {"in": 9_000_000} for i in range(2)}}, "layers.1.in"),
+    "many ranges": ({"layers": {"0": {"out": f"0[{'0:7,' * 3_000_000}1]"}}}, "layers.0.out"),
     "a huge count": ({"layers": {"0": {"out": [16777216, 16777216]}}}, "layers.0.out"),
     "groups of a layer below 1": ({"layers": {"0": {"out": "0", "groups": 0}}}, "layers.0.groups"),
     "groups that do not divide": ({"layers": {"0": {"in": "0", "groups": 3}}}, "layers.0.groups"),
@@ -331,6 +333,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ({"layers": {"1": {"in": "1"}}}, "1.weight.*16"),
         ({"layers": {"2": {"out": "0"}}}, "'2'"),
         ({"layers": {"0": {"norm": "1"}}}, "0.bias"),
+        ({"layers": {"0": {"out": "0", "transposed": True}}}, "0: the schema says transposed: True, the model's False"),
         ({"parameters": {"lost": {"0": "0"}}}, "'lost'"),
         ({"parameters": {"0.bias": {"1": "0"}}}, "0.bias"),
     ],
@@ -387,3 +390,14 @@ def test_attributes_of_another_form_are_refused(attributes):
     )
     with pytest.raises(SchemaError, match="attributes"):
         loads(text)
+
+
+def test_outputs_of_a_depthwise_convolution_go_with_its_inputs():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 2, 1))
+    groups = {"a": {"width": 8}, "b": {"width": 16}}
+    layers = {"0": {"out": "a"}, "1": {"in": "a", "out": "a*2", "groups": 8}, "2": {"in": "a*2"}}
+    document = {"format": "zoo_slim.schema", "version": 1, "groups": groups, "layers": layers}
+    loads(json.dumps(document)).axes(model)
+    layers["1"]["out"], layers["2"]["in"] = "b", "b"
+    with pytest.raises(SchemaError, match="1: is a depthwise convolution, whose outputs go with its inputs"):
+        loads(json.dumps(document)).axes(model)

@@ -19,6 +19,8 @@ from zoo_slim._errors import SlimmingError
 from zoo_slim.schema import PruningSchema, dumps, loads
 from zoo_slim.slimming import TOLERANCE, randomize, result_from_keep, select, slim, training_step, verify
 from zoo_slim.tracing import Trace, run_trace, schema_of
+from zoo_slim.tracing._attributes import follow_attributes
+from zoo_slim.tracing._state import TraceState
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -161,3 +163,49 @@ def test_frozen_groups_stay_when_everything_else_goes():
     kept = result_from_keep(model, schema, keep).kept
     assert kept["a.weight"][0].numel() == 1
     assert kept["b.weight"][0].tolist() == [0, 1, 2 + int(kept["a.weight"][0]), 10, 11]
+
+
+def test_a_cache_of_sizes_does_not_outlive_a_trace():
+    """As einops has one: what it computed from the sizes of a trace is given out again for equal sizes."""
+
+    @functools.lru_cache
+    def split(shape, heads):
+        return shape[0], shape[1], heads, shape[2] // heads
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads, self.qkv, self.out = 4, nn.Linear(8, 48), nn.Linear(16, 8)
+
+        def forward(self, x):
+            q, k, v = (part.view(split(part.shape, self.heads)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+            return self.out(((q @ k.transpose(2, 3) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model, example = randomize(Heads()).eval(), torch.rand(2, 5, 8)
+    first = dumps(trace(model, example))
+    assert dumps(trace(model, example)) == first
+    for _ in range(2):
+        _, result = slim(model, ratio=0.5, criterion="l1", example_input=example)
+        assert verify(model, result, example).exact and result.kept
+
+
+def test_slices_that_mix_sizes_and_numpys_integers():
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.size = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), 6
+
+        def forward(self, x):
+            return self.b(self.a(x)[:, :, np.int64(1) : self.size]).mean((2, 3))
+
+    model, example = randomize(Sliced()).eval(), torch.rand(2, 3, 8, 8)
+    _, result = slim(model, ratio=0.5, criterion="l1", example_input=example)
+    assert verify(model, result, example).exact and "b.weight" in result.kept
+
+
+def test_a_list_of_many_positions_is_no_list_of_widths():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    model.order, model.widths = list(range(4096)), [8, 4]
+    state = TraceState()
+    assert follow_attributes(model, state)[""].keys() == {"widths[0]", "widths[1]"} and len(state.ids) < 100

@@ -292,3 +292,21 @@ def test_wrong_setting_is_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err == "zoo-slim: learning_rate must be a finite number that is not negative, not -1.0\n"
+
+
+def test_the_lowest_rate_of_fine_tuning_is_no_more_than_its_highest(called):
+    invoke("run", "resnet18", "--sparsity-train", "--lr", "0.1", "--min-lr", "0.01")
+    assert called.pop("run_all")[0][3] is None
+    invoke("run", "resnet18", "--sparsity-train", "--fine-tune", "--lr", "0.1", "--min-lr", "0.01")
+    (_, _, settings, tuning, *_), _ = called.pop("run_all")
+    assert (settings.min_lr, tuning.min_lr, tuning.learning_rate) == (0.01, 0.001, 0.001)
+
+
+def test_the_penalty_of_the_table_is_as_strong_with_few_epochs(called):
+    script = load_script("train_table")
+    for net, (strength, _) in script.NETWORKS.items():
+        for epochs in (1, 12, 60):
+            command = script.command_of(net, Path("here"), Path("runs"), epochs, ["--device", "cpu", "--amp", "no"])
+            invoke(*command[command.index("run") :])
+            settings = called.pop("run_all")[0][2]
+            assert settings.sparsity * epochs == pytest.approx(strength) and settings.warmup_epochs < epochs

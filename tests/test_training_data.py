@@ -463,3 +463,15 @@ def test_tensors_are_checked(change, message):
 def test_size_must_be_positive(tmp_path, size):
     with pytest.raises(DataError, match=f"at least 1, not {size}"):
         load_dataset("image-folder", tmp_path, size)
+
+
+def test_augmenting_in_this_process_seeds_no_gpu(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 2})
+    dataset = load_dataset("image-folder", tmp_path, size=16)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("seeds all devices"))
+    before = torch.get_rng_state()
+    first, second = (
+        next(iter(dataset.train_batches(2, seed=seed, epoch=0, device=torch.device("cpu"))))[0] for seed in (0, 1)
+    )
+    assert not torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)

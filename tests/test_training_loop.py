@@ -342,3 +342,10 @@ def test_picture_of_the_scales_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         draw_histograms([{"epoch": 1, **gamma_statistics(toy_model())}], picture)
     assert picture.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_labels_of_mixed_images_are_not_rounded():
+    logits, labels = torch.randn(4, 3), torch.tensor([[0.3017, 0.6983, 0.0]] * 4)
+    exact = torch.nn.functional.cross_entropy(logits.bfloat16().float(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert classification_loss(logits.bfloat16(), labels) == exact

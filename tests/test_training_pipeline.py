@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import warnings
 
 import pytest
@@ -399,3 +400,19 @@ def test_on_the_command_line(data, tmp_path):
     )
     count = load_dataset("fashion-mnist", data.root).test_count
     assert json.loads(tested.stdout)["count"] == count
+
+
+def test_checkpoints_of_no_run_are_not_replaced(trained, data, tmp_path):
+    own = tmp_path / "net" / "model"
+    shutil.copytree(trained, own)
+    before = (own / "config.json").read_bytes()
+    for call in (
+        lambda: finetune(own, data, SETTINGS, tmp_path / "net"),
+        lambda: train(NAME, data, SETTINGS, tmp_path / "net", options=OPTIONS),
+    ):
+        with pytest.raises(TrainingError, match="net/model exists already, and is of no run"):
+            call()
+    (own / "pruned-0.5").mkdir()
+    with pytest.raises(TrainingError, match=r"pruned-0\.5 exists already, and is of no run"):
+        run_all(None, data, SETTINGS, SETTINGS, [0.75, 0.5], tmp_path / "net", base=own)
+    assert (own / "config.json").read_bytes() == before and not (tmp_path / "net" / "finetune-0.75").exists()

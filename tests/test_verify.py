@@ -143,3 +143,22 @@ def test_an_output_without_a_number_is_nothing_to_compare():
     model = Net(lambda m, x: m.head(m.a(x)) * float("nan"), a=conv(3, 8)(), head=nn.Conv2d(8, 5, 1))
     with pytest.raises(SlimmingError, match="nothing to compare"):
         verify(*slimmed(model))
+
+
+def test_outputs_of_nothing_but_zeros_are_nothing_to_compare():
+    model = network(torch.sin)
+    with torch.no_grad():
+        for part in model.head.parameters():
+            part.zero_()
+    _, result = slim(model, ratio=0.4, criterion="random", example_input=(example := torch.rand(2, 3, 8, 8)))
+    with pytest.raises(SlimmingError, match=r"nothing to compare.*randomize"):
+        verify(model, result, example)
+    assert verify(randomize(model), result, example).exact
+
+
+def test_a_slim_network_that_does_not_train_is_told():
+    model = randomize(network(lambda y: y * y.new_ones(y.shape[1], 1, 1)))
+    model, result, example = slimmed(model)
+    model.run = lambda m, x: m.head((m.a(x) * (torch.ones(8, 1, 1) if m.training else 1)).mean((2, 3)))
+    with pytest.raises(SlimmingError, match="the slim network does not run in float64 in training mode"):
+        verify(model, result, example)

@@ -15,17 +15,20 @@ _LEAVES = (str, bytes, int, float, complex, range, type, np.ndarray, FunctionTyp
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in containers and attributes of objects, nested in any way, each once. Iterators are used up."""
+    """All tensors in containers and attributes of objects, nested in any way. Iterators are used up.
+
+    A tensor comes as often as it is held, a container once.
+    """
     found: list[Tensor] = []
     seen: dict[int, Any] = {}  # with the objects, whose ids would be given to others if they were gone
 
     def visit(part: Any) -> None:
-        if id(part) in seen or isinstance(part, _LEAVES):
-            return
-        seen[id(part)] = part
         if isinstance(part, Tensor):
             found.append(part)
             return
+        if id(part) in seen or isinstance(part, _LEAVES):
+            return
+        seen[id(part)] = part
         for item in (*_items(part), *_attributes(part)):
             visit(item)
 

@@ -71,7 +71,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
         scratch.replace(target)
         flush_folder(target.parent)
     except OSError as error:
-        if str(error.filename) != str(scratch):
+        own = error.filename is None or str(error.filename) == str(scratch)  # a full disk names no file
+        if not own or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

@@ -15,11 +15,12 @@ from torch import nn
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, NotThereError, RegistryError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
+from zoo_slim.checkpoint._base import is_repo
 from zoo_slim.checkpoint._config import check_variant
 from zoo_slim.checkpoint._folder import find_folder, named
 from zoo_slim.checkpoint._load import check_dtype, resolve_device
 from zoo_slim.checkpoint._meta import build_real
-from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_repo, is_revision, is_verified
+from zoo_slim.hub import HUB_PREFIX, HubPlace, UnreachableError, fetch_base, is_revision, is_verified
 from zoo_slim.registry import registry
 
 __all__ = [

@@ -18,7 +18,7 @@ _KEPT, _REMOVED = "#1f6f8b", "#d9dee2"
 def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, int]]:
     """Output channels of every convolution and linear layer: ``{module name: (kept, of)}``, in the model's order.
 
-    A layer of a block that was removed kept none.
+    A layer that was removed, or lies in a block that was, kept none.
 
     Args:
         original: the network before slimming; it may be on the meta device.
@@ -29,7 +29,7 @@ def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, i
     for name, module in original.named_modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             axis = 1 if getattr(module, "transposed", False) else 0
-            kept = modules[name].weight.shape[axis] if name in modules else 0
+            kept = modules[name].weight.shape[axis] if isinstance(modules.get(name), type(module)) else 0
             widths[name] = (kept, module.weight.shape[axis])
     return widths
 

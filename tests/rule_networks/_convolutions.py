@@ -240,6 +240,14 @@ after(
     lambda m, y: m.b(y),
     b=lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 3, groups=8)),
 )
+after(
+    "weight norm of a transposed layer",
+    8,
+    lambda m, y: m.b(y),
+    6,
+    b=lambda: parametrizations.weight_norm(nn.ConvTranspose2d(8, 6, 3)),
+    reads={"b.parametrizations.weight.original0": 0},
+)
 after("spectral norm", None, lambda m, y: m.b(y), 6, b=lambda: parametrizations.spectral_norm(nn.Conv2d(8, 6, 3)))
 after(
     "orthogonal weights",

@@ -39,6 +39,9 @@ after(
     lambda m, y: y.view(y.shape[0], 2, y.shape[1] // 2, 8, 8).transpose(1, 2).reshape(y.shape[0], -1, 8, 8),
 )
 after("channel shuffle by a layer", 4, lambda m, y: m.mix(y), mix=of(nn.ChannelShuffle, 2))
+after("channel shuffle of a volume", 4, lambda m, y: F.channel_shuffle(y.unsqueeze(3), 2).squeeze(3))
+after("channel shuffle of a sequence", 4, lambda m, y: F.channel_shuffle(y.flatten(2), 2))
+after("channels shifted by a pad", 0, lambda m, y: F.pad(y, (0, 0, 0, 0, 1, -1)))
 after("pixel shuffle", 2, lambda m, y: F.pixel_shuffle(y, 2), 2)
 after("pixel unshuffle", 8, lambda m, y: F.pixel_unshuffle(y, 2), 32)
 after(

@@ -10,15 +10,20 @@ from typing import Any
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint._json import fail, is_text
 
-__all__ = ["BaseWeights", "FileRecord", "common_prefix", "describe_base", "parse_base", "parse_record"]
+__all__ = ["BaseWeights", "FileRecord", "common_prefix", "describe_base", "is_repo", "parse_base", "parse_record"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_REPO = re.compile(r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?/\w([\w.-]{0,94}\w)?(?<!\.git)", re.ASCII)  # the client's rule
 _FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}/){0,4}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}\.safetensors")
 _LONGEST_NAME = 300
 _MOST_NAMES = 10_000
 _CHUNK = 4 << 20
+
+
+def is_repo(text: str) -> bool:
+    """Whether a text can be ``org/name`` on the Hub."""
+    return _REPO.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

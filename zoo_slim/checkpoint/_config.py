@@ -19,6 +19,7 @@ CONFIG, MODEL, PRUNING = "config.json", "model.safetensors", "pruning.safetensor
 FORMAT, VERSION = "zoo_slim.checkpoint", 1
 
 _LIMIT = 1 << 20
+_MOST_VALUES = 1 << 26
 _FLOATS = {str(dtype).removeprefix("torch.") for dtype in DTYPES.values() if dtype.is_floating_point}
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,3}")
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -193,6 +194,8 @@ def _input(value: object, where: str) -> dict[str, Any] | None:
         or not all(type(n) is int and 1 <= n <= 65536 for n in size)
     ):
         fail(where, "input.size", "[channels, height, width]", size)
+    if math.prod(size) > _MOST_VALUES:
+        fail(where, "input.size", f"[channels, height, width] of at most {_MOST_VALUES} values in all", size)
     checked: dict[str, Any] = {"size": list(size)}
     for name in ("mean", "std"):
         numbers = value.get(name)

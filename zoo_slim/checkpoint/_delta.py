@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_slim._errors import CheckpointError
-from zoo_slim.checkpoint._base import BaseWeights, common_prefix, parse_base
+from zoo_slim.checkpoint._base import BaseWeights, FileRecord, common_prefix, parse_base
 from zoo_slim.checkpoint._config import CONFIG, MODEL, Config, parse_config, read_bytes
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, find_folder
 from zoo_slim.checkpoint._meta import named_tensors
@@ -17,7 +17,7 @@ from zoo_slim.checkpoint._tensor_file import TensorFile
 from zoo_slim.checkpoint._weights import floating_dtype, read_base, same_bits, wanted_tensors
 from zoo_slim.result import PruningResult
 
-__all__ = ["cut_from_file", "cut_from_folder_above"]
+__all__ = ["check_still_there", "cut_from_file", "cut_from_folder_above"]
 
 
 def cut_from_folder_above(
@@ -50,6 +50,21 @@ def cut_from_folder_above(
         tensors = read_base(source, file, wanted_tensors(named_tensors(original), state, result.kept))
     _check_same(tensors, state, file, getattr(torch, base.stored_dtype), getattr(torch, base.dtype))
     return replace(config, base_weights=record)
+
+
+def check_still_there(record: FileRecord, folder: Path) -> None:
+    """Check that the folder above still holds the weights that a variant was found to be cut from.
+
+    Args:
+        record: those weights.
+        folder: the variant's, locked.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    file = find_folder(folder.parent) / CONFIG
+    if parse_config(read_bytes(file, 1 << 20), str(file)).files.get(MODEL) != record:
+        raise CheckpointError(f"{file}: the base network was replaced meanwhile; slim the one that is there now")
 
 
 def cut_from_file(

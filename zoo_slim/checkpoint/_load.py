@@ -124,11 +124,14 @@ def load_folder(
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device of a name; CheckpointError where torch has no such device."""
+    """Return the device of a name; CheckpointError where torch has no such device, or it holds no values."""
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"load: device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+    if found.type == "meta":
+        raise CheckpointError("load: device 'meta' cannot be used: it holds no values; load, then use .to('meta')")
+    return found
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -266,8 +269,7 @@ def _build(architecture: Architecture, options: dict[str, Any], folder: Path) ->
 
 def _check_given(config: Config, given: dict[str, Any], architecture: Architecture, folder: Path) -> None:
     """Check that the options given say the same as those stored."""
-    architecture.check(given)
-    for name, value in given.items():
+    for name, value in architecture.check(given).items():
         if name in config.options:
             stored = config.options[name]
         else:

@@ -14,13 +14,14 @@ from zoo_slim._errors import CheckpointError
 from zoo_slim._networks import unwrap
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
-from zoo_slim.checkpoint._delta import cut_from_file, cut_from_folder_above
+from zoo_slim.checkpoint._delta import check_still_there, cut_from_file, cut_from_folder_above
+from zoo_slim.checkpoint._fits import check_fits
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, replacing
 from zoo_slim.checkpoint._json import check_tree
 from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, origin_of
 from zoo_slim.checkpoint._result_file import check_meaning, write_result
-from zoo_slim.checkpoint._weights import check_fits, floating_dtype, write_weights
+from zoo_slim.checkpoint._weights import floating_dtype, write_weights
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 
@@ -74,9 +75,12 @@ def save(
     Returns:
         The folder.
 
+    Warns:
+        UserWarning: a buffer that is not in the state dict has other values than the architecture gives it.
+
     Raises:
-        CheckpointError: the architecture is not known from the model, the model does not fit it, the folder holds
-            something else, or cannot be written.
+        CheckpointError: the architecture is not known from the model, the model does not fit it (a tensor, a layer or
+            its settings differ), the folder holds something else, or cannot be written.
         RegistryError: no such architecture, or not one of its options.
     """
     folder = named(folder)
@@ -136,8 +140,10 @@ def save(
                     f"{folder}: holds variants of a base network; save a slim one in a folder pruned-VARIANT in it"
                 )
             files[PRUNING] = FileRecord(*write_result(origin.result, place / PRUNING, shapes_of(original)))
+        if isinstance(config.base_weights, FileRecord):
+            check_still_there(config.base_weights, folder)
         if not delta:
-            files[MODEL] = write_weights(model, place / MODEL, dtype)
+            files[MODEL] = write_weights(model, expected, place / MODEL, dtype)
             check_dependants(folder, files[MODEL])
         text = replace(config, files=files).to_json()
         parse_config(text.encode(), where)

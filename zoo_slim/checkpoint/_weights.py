@@ -17,7 +17,6 @@ from zoo_slim.checkpoint._tensor_file import TensorFile
 __all__ = [
     "Wanted",
     "assign",
-    "check_fits",
     "check_own",
     "floating_dtype",
     "read_base",
@@ -45,58 +44,6 @@ def floating_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
     return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
 
 
-def check_fits(model: nn.Module, expected: nn.Module, described: str) -> None:
-    """Check that ``model`` has the tensors that ``expected`` has, and layers with the same settings.
-
-    Args:
-        model: a network to be saved.
-        expected: the network that loading would build, its parameters on the meta device.
-        described: what ``expected`` is, for messages.
-
-    Raises:
-        CheckpointError: naming the first tensor or layer that differs.
-    """
-    found, wanted = named_tensors(model), named_tensors(expected)
-    for name in [*wanted, *found]:
-        if name not in found or name not in wanted:
-            has, lacks = ("model", described) if name in found else (described, "model")
-            raise CheckpointError(f"tensor {name!r}: the {has} has it, the {lacks} not; pass the right architecture=")
-        if found[name].shape != wanted[name].shape:
-            raise CheckpointError(
-                f"tensor {name!r}: the model's shape is {list(found[name].shape)}, that of the {described}"
-                f" {list(wanted[name].shape)}; pass the options= it was built with and, if it is slim, its result="
-            )
-        if found[name].is_floating_point() != wanted[name].is_floating_point() or (
-            not found[name].is_floating_point() and found[name].dtype != wanted[name].dtype
-        ):
-            raise CheckpointError(
-                f"tensor {name!r}: the model's dtype is {found[name].dtype}, that of the {described}"
-                f" {wanted[name].dtype}; convert it before saving"
-            )
-    for name, first in shared_names(wanted).items():
-        if name != first and not same_bits(found[name], found[first]):
-            raise CheckpointError(
-                f"tensor {name!r}: the {described} shares it with {first!r}, but the model holds different values"
-            )
-    modules = dict(model.named_modules())
-    for name, module in expected.named_modules():
-        for setting in _settings(module):
-            there, here = getattr(module, setting, None), getattr(modules.get(name), setting, None)
-            if type(modules.get(name)) is type(module) and there != here:
-                raise CheckpointError(
-                    f"layer {name!r}: {setting} is {here}, in the {described} {there}; pass the options= it was built"
-                    " with and, if it is slim, its result="
-                )
-
-
-def _settings(module: nn.Module) -> list[str]:
-    """Return what a layer of torch computes with besides its tensors; other classes do not say."""
-    names = getattr(type(module), "__constants__", [])
-    if not type(module).__module__.startswith("torch.nn.modules."):
-        return []
-    return [name for name in names if name not in ("p", "inplace", "momentum")]
-
-
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors have the same shape, dtype and bytes; NaN equals itself."""
     if a is b:
@@ -107,21 +54,28 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*flat)
 
 
-def write_weights(model: nn.Module, file: Path, dtype: torch.dtype | None) -> FileRecord:
-    """Write a network's state dict; tensors that are shared are written once, under their first name.
+def write_weights(model: nn.Module, expected: nn.Module, file: Path, dtype: torch.dtype | None) -> FileRecord:
+    """Write a network's state dict.
 
     Args:
         model: on any device.
+        expected: the network that loading would build; what it shares is written once, under its first name.
         file: where to; must not exist.
         dtype: what to cast tensors of the network's floating dtype to; None: nothing is cast.
 
     Raises:
-        CheckpointError: a value is too large for ``dtype``.
+        CheckpointError: a value is too large for ``dtype``, or some tensors are of ``dtype`` already while most are
+            not, so that loading could not tell which were cast.
     """
     state = named_tensors(model)
     main = floating_dtype(state)
+    if dtype not in (None, main) and (own := [name for name in state if state[name].dtype == dtype]):
+        raise CheckpointError(
+            f"tensor {own[0]!r}: is {dtype} already, most others are {main}; stored as {dtype}, it could not be told"
+            " from them. Leave dtype= out, or convert the network to one dtype first"
+        )
     target = {name: dtype if dtype and state[name].dtype == main else state[name].dtype for name in state}
-    names = [name for name, first in shared_names(state).items() if name == first]
+    names = [name for name, first in shared_names(named_tensors(expected)).items() if name == first]
 
     def get(name: str) -> Tensor:
         tensor = state[name].detach()

@@ -65,5 +65,11 @@ def main() -> None:
         message = f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[union-attr]
         typer.secho(f"zoo-slim: {message}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported
+            raise
+        advice = "Take a smaller --batch-size; in training, --accumulate and --amp need less, too (in another --output)"
+        typer.secho(f"zoo-slim: {str(error).splitlines()[0]} {advice}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
     finally:
         warnings.formatwarning = usual

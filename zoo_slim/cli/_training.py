@@ -255,12 +255,15 @@ def run(
         )
         _show(measured, as_json=False)
         return
-    tuning = replace(settings, sparsity=0.0, sparsity_epochs=0, warmup_epochs=0, **fine_tune)
+    tuning = None
+    if slim_and_tune:
+        lowest = min(settings.min_lr, fine_tune["learning_rate"])
+        tuning = replace(settings, sparsity=0.0, sparsity_epochs=0, warmup_epochs=0, min_lr=lowest, **fine_tune)
     summary = _run_all.run_all(
         name,
         where,
         settings if sparsity_train else replace(settings, sparsity=0.0),
-        tuning if slim_and_tune else None,
+        tuning,
         [parse_ratio(text, "--prune-ratio") for text in prune_ratio],
         output,
         options=parse_options(option, stem, num_classes),

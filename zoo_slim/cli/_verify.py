@@ -11,6 +11,7 @@ import typer
 from zoo_slim._amount import amount
 from zoo_slim.cli._options import Options, example, parse_options
 from zoo_slim.cli._output import console, printable, table
+from zoo_slim.cli._settings import given_options
 from zoo_slim.cli._slim import CRITERIA
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def verify(
+    context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="Registered names or shell patterns.", metavar="NAME...")],
     option: Options = None,
     ratio: Annotated[float, typer.Option("--ratio", help="Share of the channels to remove.")] = 0.5,
@@ -52,8 +54,8 @@ def verify(
     options = parse_options(option, None, None)
     if not 0 <= ratio < 1:
         raise typer.BadParameter(f"--ratio is a share of the channels, from 0 up to but not 1; it is {ratio}")
-    if pruned is not None and options:
-        raise typer.BadParameter("--option and --pruned contradict each other: a checkpoint has its own options")
+    if pruned is not None and (said := given_options(context, ("option", "ratio", "criterion"))):
+        raise typer.BadParameter(f"--pruned contradicts {' and '.join(said)}: a checkpoint has its own")
     targets = names if pruned is not None else _expand(names)
     for name in targets if pruned is None else ():
         registry().find(name).check(options)

@@ -2,7 +2,7 @@
 
 from zoo_slim.hub._errors import UnreachableError
 from zoo_slim.hub._list import HubModel, describe, list_hub
-from zoo_slim.hub._place import HUB_PREFIX, HubPlace, fetch_base, is_repo, is_revision
+from zoo_slim.hub._place import HUB_PREFIX, HubPlace, fetch_base, is_revision
 from zoo_slim.hub._pull import pull
 from zoo_slim.hub._push import push_folder, push_to_hub
 from zoo_slim.hub._verify import is_verified
@@ -14,7 +14,6 @@ __all__ = [
     "UnreachableError",
     "describe",
     "fetch_base",
-    "is_repo",
     "is_revision",
     "is_verified",
     "list_hub",

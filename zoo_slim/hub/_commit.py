@@ -59,7 +59,8 @@ def commit(target: Target, message: str, plan: Callable[[Contents], list[Any]]) 
         The client's description of the commit; of the present one where nothing would change.
 
     Raises:
-        HubError: the Hub refuses or cannot be reached. Nothing was committed then, but an empty repository may be made.
+        HubError: the Hub refuses or cannot be reached. Its message says whether anything was committed; an empty
+            repository may have been made.
         CheckpointError: what the repository holds cannot be read.
     """
     from huggingface_hub import HfApi
@@ -67,11 +68,12 @@ def commit(target: Target, message: str, plan: Callable[[Contents], list[Any]]) 
     api = HfApi(token=target.token, library_name="zoo_slim")
     _prepare(api, target)
     races = outages = 0
+    state = "nothing was committed"
     while True:
         try:
             contents = target.remote.contents(target.branch)
         except NotThereError as error:
-            raise HubError(f"{target.repo}: {error}; nothing was committed") from error
+            raise HubError(f"{target.repo}: {error}; {state}") from error
         operations = plan(contents)
         try:
             with quiet(small=False):
@@ -87,9 +89,12 @@ def commit(target: Target, message: str, plan: Callable[[Contents], list[Any]]) 
         except Exception as error:
             race = _status(error) in (409, 412)
             races, outages = races + race, outages + (not race)
+            if _may_be_done(error):
+                what = "the pull request may have been opened" if target.pull_request else "it may have been committed"
+                state = f"{what} all the same, as the answer was lost: look there before you push again"
             again = race or (_passes(error) and not target.pull_request)  # it could have been opened all the same
             if not again or races > _RACES or outages > _OUTAGES:
-                raise _refusal(error, target, "nothing was committed") from error
+                raise _refusal(error, target, state) from error
         time.sleep(random.uniform(0.05, 0.3) * (races + 4 * outages))
     if target.tag is not None:
         try:
@@ -140,6 +145,15 @@ def _passes(error: Exception) -> bool:
         for cause in _chain(error)
         for word in ("Connect", "Timeout", "Protocol", "Network")
     )
+
+
+def _may_be_done(error: Exception) -> bool:
+    """Whether the Hub may have done what it was asked, though it did not say so."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 and status != 503
+    unsent = ("ConnectError", "ConnectTimeout", "NewConnectionError")
+    return _passes(error) and not any(type(cause).__name__ in unsent for cause in _chain(error))
 
 
 def _status(error: BaseException) -> int | None:

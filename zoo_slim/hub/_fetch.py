@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from zoo_slim._errors import CheckpointError
@@ -52,7 +53,7 @@ def fetch_first(remote: Remote, file: str, most: int) -> tuple[Path, str]:
         return fetch(remote, file, commit, None, most), commit
     path = fetch(remote, file, commit, None, most)
     if remote.cached(file, remote.revision) != path:  # the cache still thinks that the revision is another commit
-        with quiet():
+        with quiet(), suppress(CheckpointError):  # the file is here; at worst the cache is wrong about it offline
             remote.download(file, remote.revision)
     return path, commit
 
@@ -97,8 +98,14 @@ def fetch(
         ) from error
     _refuse(name, head, record, most() if callable(most) else most)
     if path is not None:
+        try:
+            forget(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: was damaged in the cache: {damage}. It cannot be removed: {error.strerror or error}; remove"
+                " it, or choose another cache with HF_HOME"
+            ) from None
         warnings.warn(f"{path}: was damaged in the cache: {damage}; it is fetched again", stacklevel=2)
-        forget(path)
     small = head.size is not None and head.size <= SMALL
     for _ in range(2):
         with quiet(small):

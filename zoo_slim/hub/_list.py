@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, HubError
@@ -15,7 +16,7 @@ from zoo_slim.hub._fetch import fetch
 from zoo_slim.hub._place import LARGEST_CONFIG, HubPlace, checkpoints_in, fetch_config, prefix_of
 from zoo_slim.hub._remote import Contents, Remote, quiet
 
-__all__ = ["LIBRARY", "HubModel", "describe", "list_hub", "read_configs"]
+__all__ = ["LIBRARY", "HubModel", "Trouble", "describe", "list_hub", "read_configs"]
 
 LIBRARY = "zoo_slim"
 """The tag by which the Hub finds repositories of ours."""
@@ -55,6 +56,13 @@ class HubModel:
         """The architectures of its checkpoints; there should be one."""
         configs = [*([self.base] if self.base else []), *self.variants.values()]
         return sorted({config.architecture for config in configs})
+
+
+class Trouble(NamedTuple):
+    """Why a ``config.json`` could not be read, and whether it was fetched at least."""
+
+    text: str
+    fetched: bool
 
 
 def describe(place: HubPlace) -> HubModel:
@@ -108,7 +116,7 @@ def list_hub(pattern: str, author: str | None, token: str | bool | None) -> list
 
 def read_configs(
     remote: Remote, commit: str, tags: Iterable[str | None]
-) -> tuple[dict[str | None, Config], dict[str | None, str]]:
+) -> tuple[dict[str | None, Config], dict[str | None, Trouble]]:
     """Read the ``config.json`` of checkpoints of one commit.
 
     Args:
@@ -120,18 +128,19 @@ def read_configs(
         Those that could be read, and what was wrong with the others.
     """
 
-    def read(tag: str | None) -> Config | str:
+    def read(tag: str | None) -> Config | Trouble:
+        file = None
         try:
             file = fetch(remote, prefix_of(tag) + CONFIG, commit, None, LARGEST_CONFIG)
             return checkpoint.read_config(file.parent)
         except CheckpointError as error:
-            return str(error)
+            return Trouble(str(error), fetched=file is not None)
 
     wanted = list(tags)
     with quiet(), ThreadPoolExecutor(_THREADS) as pool:
         found = dict(zip(wanted, pool.map(read, wanted), strict=True))
     good = {tag: config for tag, config in found.items() if isinstance(config, Config)}
-    return good, {tag: text for tag, text in found.items() if isinstance(text, str)}
+    return good, {tag: trouble for tag, trouble in found.items() if isinstance(trouble, Trouble)}
 
 
 def _names(pattern: str, names: Iterable[str]) -> Iterable[bool]:
@@ -140,7 +149,8 @@ def _names(pattern: str, names: Iterable[str]) -> Iterable[bool]:
 
 def _read(remote: Remote, contents: Contents, name: str) -> HubModel:
     tags = checkpoints_in(contents.files)
-    configs, wrong = read_configs(remote, contents.commit, tags[:_MOST_CHECKPOINTS])
+    configs, troubles = read_configs(remote, contents.commit, tags[:_MOST_CHECKPOINTS])
+    wrong = {tag: trouble.text for tag, trouble in troubles.items()}
     wrong |= dict.fromkeys(tags[_MOST_CHECKPOINTS:], f"was not read, being beyond the first {_MOST_CHECKPOINTS}")
     return HubModel(
         name=name,

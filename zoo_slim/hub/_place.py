@@ -22,23 +22,16 @@ __all__ = [
     "checkpoints_in",
     "fetch_base",
     "fetch_config",
-    "is_repo",
     "is_revision",
     "prefix_of",
 ]
 
 HUB_PREFIX = "hf-hub:"
 
-_REPO = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}/\w[\w.-]{0,94}(?<![.-])(?<!\.git)", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,199}", re.ASCII)
 LARGEST_CONFIG = 1 << 20
 _WIDEST, _SPARE = 8, 16 << 20
 """Bytes of a value, and of everything that is no value, that a file of weights can have at most."""
-
-
-def is_repo(text: str) -> bool:
-    """Whether a text can be ``org/name`` on the Hub."""
-    return _REPO.fullmatch(text) is not None
 
 
 def is_revision(text: str) -> bool:

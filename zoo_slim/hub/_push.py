@@ -15,14 +15,15 @@ from torch import nn
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, HubError, NotThereError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, BaseWeights, Config, FileRecord
+from zoo_slim.checkpoint._base import is_repo
 from zoo_slim.checkpoint._config import check_variant
-from zoo_slim.checkpoint._folder import named
+from zoo_slim.checkpoint._folder import named, read_consistently
 from zoo_slim.checkpoint._load import Skeleton, inside, read_skeleton
 from zoo_slim.hub._card import PICTURE, Facts, write_card
 from zoo_slim.hub._commit import Target, commit
 from zoo_slim.hub._fetch import fetch, fetch_first
 from zoo_slim.hub._list import read_configs
-from zoo_slim.hub._place import HUB_PREFIX, HubPlace, checkpoints_in, is_repo, is_revision, prefix_of
+from zoo_slim.hub._place import HUB_PREFIX, HubPlace, checkpoints_in, is_revision, prefix_of
 from zoo_slim.hub._remote import Contents, Remote
 from zoo_slim.hub._verify import read_digests
 
@@ -92,7 +93,7 @@ def push_to_hub(
         The client's description of the commit: ``commit_url``, ``oid``, ``pr_url``.
 
     Raises:
-        HubError: the Hub refuses, or cannot be reached; nothing was committed then.
+        HubError: the Hub refuses, or cannot be reached. The message says so if something may have been committed.
         CheckpointError: the model cannot be saved, or does not fit what the repository holds.
     """
     name = f"{pruned:g}" if isinstance(pruned, (int, float)) else pruned
@@ -154,7 +155,7 @@ def push_folder(
         The client's description of the commit.
 
     Raises:
-        HubError: the Hub refuses, or cannot be reached; nothing was committed then.
+        HubError: the Hub refuses, or cannot be reached. The message says so if something may have been committed.
         CheckpointError: a checkpoint is damaged, or does not fit what the repository holds.
     """
     folder = named(folder)
@@ -199,13 +200,23 @@ def _checkpoints(folder: Path, pruned: str | None) -> dict[str | None, Path]:
 
 def _part(folder: Path, tag: str | None) -> _Part:
     """Read and check a checkpoint."""
-    skeleton = read_skeleton(folder)
-    config = replace(skeleton.config, variant=tag)
-    files = {name: inside(folder, name) for name in config.files}
-    for name, file in files.items():
-        if read_digests(file).sha256 != config.files[name].sha256:
-            raise CheckpointError(f"{file}: is not the file whose SHA-256 is in config.json; save the network again")
-    return _Part(tag, config, skeleton, files)
+
+    def read(place: Path) -> _Part:
+        skeleton = read_skeleton(place)
+        config = replace(skeleton.config, variant=tag)
+        files = {name: inside(place, name) for name in config.files}
+        for name, file in files.items():
+            try:
+                found = read_digests(file).sha256
+            except OSError as error:
+                raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+            if found != config.files[name].sha256:
+                raise CheckpointError(
+                    f"{file}: is not the file whose SHA-256 is in config.json; save the network again"
+                )
+        return _Part(tag, config, skeleton, files)
+
+    return read_consistently(folder, read)
 
 
 def _push(parts: list[_Part], target: Target, message: str | None, facts: Facts, card: bool) -> "CommitInfo":
@@ -235,20 +246,29 @@ def _operations(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     there = checkpoints_in(contents.files)
-    configs, unreadable = read_configs(target.remote, contents.commit, there)
-    for part in parts:
-        if part.tag in unreadable:
+    configs, troubles = read_configs(target.remote, contents.commit, there)
+    pushed = {part.tag: part.config for part in parts}
+    for tag, trouble in troubles.items():
+        file = f"{target.repo}: {prefix_of(tag)}{CONFIG}"
+        if not trouble.fetched:
+            raise HubError(f"{file}: has to be read before anything is pushed beside it: {trouble.text}")
+        if tag in pushed:
             raise HubError(
-                f"{target.repo}: {prefix_of(part.tag)}{CONFIG}: is not the config of a zoo_slim checkpoint, so it is"
-                f" not overwritten ({unreadable[part.tag]}); choose another repository"
+                f"{file}: is not the config of a zoo_slim checkpoint, so it is not overwritten ({trouble.text});"
+                " choose another repository"
             )
-    after = {**configs, **{part.tag: part.config for part in parts}}
+        if None in pushed and prefix_of(tag) + MODEL not in contents.files:
+            raise HubError(
+                f"{file}: cannot be read ({trouble.text}), and there are no weights beside it, so that variant may be"
+                " cut from the base network that would be replaced; remove it first, or choose another repository"
+            )
+    after = {**configs, **pushed}
     _check_cut(after, target.repo)
     added = []
     for part in parts:
         home = prefix_of(part.tag)
         added.append(CommitOperationAdd(home + CONFIG, part.config.to_json().encode()))
-        added += [CommitOperationAdd(home + name, str(file)) for name, file in part.files.items()]
+        added += [_added(home + name, file, part.config.files[name]) for name, file in part.files.items()]
     added += [CommitOperationAdd(prefix_of(tag) + PICTURE, data) for tag, data in pictures.items() if data is not None]
     if facts is not None:
         held = {tag for tag in there if tag is not None and prefix_of(tag) + PICTURE in contents.files}
@@ -256,10 +276,29 @@ def _operations(
         facts = replace(facts, pictures=frozenset((held - pictures.keys()) | drawn))
         added.append(CommitOperationAdd(_CARD, write_card(_old_card(contents, target), after, facts).encode()))
     new = {op.path_in_repo for op in added}
-    names = [CONFIG, MODEL, PRUNING, *([PICTURE] if facts else [])]
-    own = {prefix_of(part.tag) + name for part in parts for name in names}
+    own = {prefix_of(part.tag) + name for part in parts for name in (CONFIG, MODEL, PRUNING)}
+    if facts is not None:
+        own |= {prefix_of(part.tag) + PICTURE for part in parts if part.tag is not None}
     stale = sorted(path for path in contents.files if path in own and path not in new)
     return [*added, *(CommitOperationDelete(path) for path in stale)]
+
+
+def _added(path: str, file: Path, record: FileRecord) -> Any:
+    """Return the operation that adds a file, with the digest that the client will announce.
+
+    Raises:
+        HubError: it is not the file any more that was read and checked.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    try:
+        added = CommitOperationAdd(path, str(file))
+        found = added.upload_info.sha256.hex()
+    except (OSError, ValueError):  # the client's words for a file that is not there
+        found = None
+    if found != record.sha256:
+        raise HubError(f"{file}: was replaced while it was being pushed; push again")
+    return added
 
 
 def _old_card(contents: Contents, target: Target) -> str | None:

@@ -31,6 +31,7 @@ _TOP = {
     "equal",
 }
 _LIMIT_BYTES = 16 << 20
+_MOST = 1 << 24
 
 
 class Readable(Protocol):
@@ -126,9 +127,18 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
     for name, entry in _table(document, "groups", where).items():
         groups[name] = _group(entry, f"{where}: groups.{name}")
     schema = PruningSchema(groups)
-    if schema.channels > 1 << 24:
+    if schema.channels > _MOST:
         raise SchemaError(f"{where}: the groups have {schema.channels} channels together, more than any network")
-    members = schema.members()
+    members, total = schema.members(), 0
+
+    def parse(expression: object, place: str) -> Ids:
+        nonlocal total
+        channels = parse_channels(expression, members, place)
+        total += len(channels)
+        if total > _MOST:
+            raise SchemaError(f"{place}: with it, the schema describes more than {_MOST} positions, as no network has")
+        return channels
+
     layers, norms = {}, {}
     for name, entry in _table(document, "layers", where).items():
         place = f"{where}: layers.{name}"
@@ -137,7 +147,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
         if "norm" in entry:
             if len(entry) > 1:
                 raise SchemaError(f"{place}: a norm has no other fields, such as {min(set(entry) - {'norm'})!r}")
-            norms[name] = parse_channels(entry["norm"], members, f"{place}.norm")
+            norms[name] = parse(entry["norm"], f"{place}.norm")
             continue
         count = entry.get("groups", 1)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -145,8 +155,8 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
         transposed = entry.get("transposed", False)
         if not isinstance(transposed, bool):
             raise SchemaError(f"{place}.transposed: {transposed!r} is neither true nor false")
-        inputs = parse_channels(entry["in"], members, f"{place}.in") if "in" in entry else None
-        outputs = parse_channels(entry["out"], members, f"{place}.out") if "out" in entry else None
+        inputs = parse(entry["in"], f"{place}.in") if "in" in entry else None
+        outputs = parse(entry["out"], f"{place}.out") if "out" in entry else None
         for channels in (inputs, outputs):
             if channels is not None and len(channels) % count:
                 raise SchemaError(f"{place}.groups: {len(channels)} channels do not divide into {count} groups")
@@ -156,8 +166,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
         if not isinstance(places, dict) or not all(re.fullmatch("[0-9]{1,2}", key) for key in places):
             raise SchemaError(f'{where}: parameters.{name}: expected an object of axes, such as {{"0": "group"}}')
         parameters[name] = {
-            int(axis): parse_channels(value, members, f"{where}: parameters.{name}.{axis}")
-            for axis, value in places.items()
+            int(axis): parse(value, f"{where}: parameters.{name}.{axis}") for axis, value in places.items()
         }
     attributes: dict[str, dict[str, Ids]] = {}
     for name, own in _table(document, "attributes", where).items():
@@ -165,9 +174,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
             raise SchemaError(
                 f'{where}: attributes.{name}: expected an object of names, such as {{"num_heads": "group"}}'
             )
-        attributes[name] = {
-            key: parse_channels(value, members, f"{where}: attributes.{name}.{key}") for key, value in own.items()
-        }
+        attributes[name] = {key: parse(value, f"{where}: attributes.{name}.{key}") for key, value in own.items()}
     equal = []
     rows_list = document.get("equal", [])
     if not isinstance(rows_list, list):
@@ -175,7 +182,7 @@ def loads(text: str | bytes, where: str = "schema") -> PruningSchema:
     for number, rows in enumerate(rows_list):
         if not isinstance(rows, list) or not rows:
             raise SchemaError(f"{where}: equal[{number}] must be a list of channels")
-        parsed = [parse_channels(row, members, f"{where}: equal[{number}]") for row in rows]
+        parsed = [parse(row, f"{where}: equal[{number}]") for row in rows]
         if len({len(row) for row in parsed}) != 1:
             raise SchemaError(f"{where}: equal[{number}]: its rows have different lengths")
         equal.append(np.stack(parsed))

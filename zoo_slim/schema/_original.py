@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,20 @@ class OriginalSchema:
     cats: Mapping[str, tuple[str, ...]]
     fixed: Mapping[str, float]
     rounding: Literal["none", "eight", "two_pow"] = "none"
+
+    def without(self, prefix: str) -> "OriginalSchema":
+        """The same, of the network inside a wrapper such as DataParallel, whose names begin with ``module.``."""
+
+        def cut(name: str) -> str:
+            return name.removeprefix(prefix)
+
+        return replace(
+            self,
+            modules={cut(name): (cut(before), cut(after)) for name, (before, after) in self.modules.items()},
+            shortcuts=[(tuple(map(cut, names)), method) for names, method in self.shortcuts],
+            cats={cut(name): tuple(map(cut, norms)) for name, norms in self.cats.items()},
+            fixed={cut(name): ratio for name, ratio in self.fixed.items()},
+        )
 
 
 def read_original(path: str | os.PathLike[str]) -> OriginalSchema:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
@@ -151,6 +152,7 @@ class PruningSchema:
                 continue  # parametrised: only its number of groups follows
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
+            _check_layer(name, layer, module)
             reads, writes = (0, 1) if layer.transposed else (1, 0)
             if layer.outputs is not None:
                 _put(axes, f"{name}.weight", writes, layer.outputs, weight, "out")
@@ -174,6 +176,25 @@ class PruningSchema:
             for axis, channels in places.items():
                 _put(axes, name, axis, channels, tensors[name], str(axis))
         return axes
+
+
+def _check_layer(name: str, layer: Layer, module: nn.Module) -> None:
+    """Compare what a schema says of a layer besides its widths.
+
+    Raises:
+        SchemaError: naming the layer.
+    """
+    transposed = bool(getattr(module, "transposed", False))
+    if layer.transposed != transposed:
+        raise SchemaError(f"{name}: the schema says transposed: {layer.transposed}, the model's {transposed}")
+    depthwise = isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == layer.groups
+    if depthwise and layer.inputs is not None and layer.outputs is not None and len(layer.inputs) == layer.groups:
+        each = len(layer.outputs) // len(layer.inputs)
+        if not np.array_equal(layer.outputs, layer.inputs.repeat(each)):
+            raise SchemaError(
+                f"{name}: is a depthwise convolution, whose outputs go with its inputs: 'out' must name the channels"
+                " of 'in' (the original tool's files say so in depthwise_conv_adjacent_bn)"
+            )
 
 
 def attribute_value(model: nn.Module, name: str, key: str, size: int) -> tuple[str, int, int | tuple[int, ...]]:

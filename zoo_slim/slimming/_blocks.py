@@ -174,7 +174,7 @@ class BlockSearch:
                     memo[id(part)].zero_()  # type: ignore[attr-defined]
             if edit is not None:
                 edit(probe)
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator("cpu").manual_seed(0)
             for call in self._calls[name]:
                 args, kwargs = _random(call.args, generator), _random(call.kwargs, generator)
                 x = args[0].clone()
@@ -248,11 +248,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _random(value: Any, generator: torch.Generator) -> Any:
-    """The same arguments with random numbers in float64, and zeros in tensors of other kinds."""
+    """The same arguments with random numbers in float64, and zeros in tensors of other kinds.
+
+    Half of the numbers are large, as ReLU and ReLU6 differ there alone.
+    """
 
     def change(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            return torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+            numbers = torch.randn(tensor.shape, dtype=torch.float64, generator=generator, device="cpu")
+            return numbers * 20.0 ** torch.randint(2, tensor.shape, generator=generator, device="cpu")
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     return with_tensors(value, change)

@@ -155,7 +155,7 @@ def _energy(model: nn.Module, schema: PruningSchema) -> NDArray[np.float64]:
         module = modules[name]
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(module.weight, Tensor):
             present = channels >= 0
-            np.add.at(energy, channels[present], module.weight.detach().double().cpu().numpy()[present] ** 2)
+            np.add.at(energy, channels[present], module.weight.detach().cpu().double().numpy()[present] ** 2)
     return energy
 
 

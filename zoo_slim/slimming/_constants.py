@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from zoo_slim._containers import tensors_in, with_tensors
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import model_tensors
-from zoo_slim.tracing import Example, call_model, to_device
+from zoo_slim.tracing import Example, call_model
 
 __all__ = ["Reader", "find_readers"]
 
@@ -64,6 +64,7 @@ class Reader:
     norm: str | None = None
 
 
+@torch.no_grad()
 def find_readers(model: nn.Module, result: PruningResult, example: Example) -> tuple[list[Reader], set[str]]:
     """Run the original with the scales gamma of removed channels at 0, so that each of them emits a constant.
 
@@ -75,7 +76,8 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
     Args:
         model: the original; it stays as it is.
         result: what is kept of it.
-        example: what to call it with; its numbers are replaced by random ones.
+        example: what to call it with; its numbers are replaced by random ones. Where integers cannot be, as all are 0,
+            nothing counts as constant.
 
     Returns:
         the readers in order of their calls, and the means of BatchNorms that other tensors pass too.
@@ -87,10 +89,12 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
     control, _ = _watched(probe, result, example, seed=1)
     if [call.weight for call in readers] != [call.weight for call in control]:
         return [], set()
+    inputs = (tensors_in(_inputs(example, seed)) for seed in (0, 1))
+    fixed = any(one.numel() and torch.equal(one, other) for one, other in zip(*inputs, strict=True))
     for reader, other in zip(readers, control, strict=True):
         difference = (reader.values - other.values).abs().reshape(len(reader.values), -1).amax(1)
         scale = reader.values.abs().reshape(len(reader.values), -1).amax(1)
-        reader.constant = difference <= _ROUNDING * (1 + scale)
+        reader.constant = (difference <= _ROUNDING * (1 + scale)) & (not fixed)
         reader.norm = reader.norm if reader.norm == other.norm else None
     outputs: list[Tensor | float] = [0.0] * len(readers)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
@@ -110,10 +114,9 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
 
 
 def _watched(probe: nn.Module, result: PruningResult, example: Example, seed: int) -> tuple[list[Reader], set[str]]:
-    inputs = _random(to_device(example, "cpu"), torch.Generator().manual_seed(seed))
     watch = _Watch(probe, result)
-    with torch.no_grad(), watch:
-        outputs = call_model(probe, inputs)
+    with watch:
+        outputs = call_model(probe, _inputs(example, seed))
     watch.finish(outputs)
     return watch.readers, watch.shared_norms
 
@@ -218,13 +221,26 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, key:
     return args[place] if place < len(args) else kwargs.get(key)
 
 
-def _random(example: Example, generator: torch.Generator) -> Example:
-    """The same arguments with random numbers in float64; what is no number of that kind stays."""
+def _inputs(example: Example, seed: int) -> Example:
+    """The same arguments with random numbers on the CPU, float64 where they are floating; others stay within range.
+
+    Of seeds 0 and 1, each tensor differs, but for those whose range is one number.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
 
     def change(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+        if tensor.is_floating_point() or tensor.is_complex():
+            dtype = torch.complex128 if tensor.is_complex() else torch.float64
+            return torch.randn(tensor.shape, dtype=dtype, generator=generator, device="cpu")
+        whole = tensor.long()
+        low, high = (min(int(whole.min()), 0), int(whole.max())) if whole.numel() else (0, 0)
+        one, other = (
+            torch.randint(low, high + 1, tensor.shape, generator=torch.Generator("cpu").manual_seed(draw), device="cpu")
+            for draw in (0, 1)
+        )
+        if torch.equal(one, other):
+            other = low + (one - low + 1) % (high + 1 - low)
+        return (one, other)[seed].to(tensor.dtype)
 
     drawn: Example = with_tensors(example, change)
     return drawn

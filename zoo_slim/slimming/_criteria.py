@@ -35,7 +35,7 @@ def bn_scale(model: nn.Module, schema: PruningSchema) -> Scores:
     for name, channels in schema.norms.items():
         module = modules[name]
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(module.weight, torch.Tensor):
-            gamma = module.weight.detach().abs().double().cpu().numpy()
+            gamma = module.weight.detach().abs().cpu().double().numpy()
             present = channels >= 0
             np.maximum.at(largest, channels[present], gamma[present])
             np.minimum.at(smallest, channels[present], gamma[present])
@@ -52,9 +52,9 @@ def _weight_norm(model: nn.Module, schema: PruningSchema, order: float) -> Score
     for name, layer in schema.layers.items():
         if layer.outputs is None:
             continue
-        weight = tensors[f"{name}.weight"].detach().double()
+        weight = tensors[f"{name}.weight"].detach().cpu().double()
         weight = weight.movedim(1, 0) if layer.transposed else weight
-        power = weight.abs().pow(order).flatten(1).mean(1).cpu().numpy()
+        power = weight.abs().pow(order).flatten(1).mean(1).numpy()
         present = layer.outputs >= 0
         np.add.at(total, layer.outputs[present], power[present])
         np.add.at(count, layer.outputs[present], 1.0)
@@ -74,7 +74,7 @@ def l2(model: nn.Module, schema: PruningSchema) -> Scores:
 
 def random(model: nn.Module, schema: PruningSchema) -> Scores:
     """Uniform random scores, from torch's global generator."""
-    return torch.rand(schema.channels, dtype=torch.float64).numpy()
+    return torch.rand(schema.channels, dtype=torch.float64, device="cpu").numpy()
 
 
 def taylor(model: nn.Module, schema: PruningSchema) -> Scores:
@@ -103,9 +103,9 @@ def taylor(model: nn.Module, schema: PruningSchema) -> Scores:
             unknown[channels[present]] |= not weight.requires_grad
             continue
         any_gradient = True
-        change = (weight.grad.double() * weight.detach().double()).movedim(axis, 0).flatten(1)
+        change = (weight.grad.cpu().double() * weight.detach().cpu().double()).movedim(axis, 0).flatten(1)
         rows = len(channels) if channels.ndim == 2 else 1  # of a grouped convolution, by blocks of its outputs
-        sums = change.reshape(len(change), rows, -1).sum(2).T.reshape(channels.shape).cpu().numpy()
+        sums = change.reshape(len(change), rows, -1).sum(2).T.reshape(channels.shape).numpy()
         np.add.at(total, channels[present], sums[present])
     if read.any() and not any_gradient:
         raise SlimmingError(

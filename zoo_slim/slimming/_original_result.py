@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult
+from zoo_slim.schema import model_tensors
 from zoo_slim.slimming._keep import slim_attributes
 
 __all__ = ["from_original", "to_original"]
@@ -22,44 +23,70 @@ def to_original(result: PruningResult, model: nn.Module) -> list[dict[str, Any]]
     Raises:
         SlimmingError: something was slimmed that the original's form has no words for.
     """
-    for block in result.removed:
-        raise SlimmingError(f"{block!r} was removed, which the original's form has no words for")
-    said: set[tuple[str, int]] = set()
-
-    def indices(name: str, axis: int, size: int) -> list[int]:
-        said.add((name, axis))
-        found = result.kept.get(name, {}).get(axis)
-        if found is not None and found.ndim != 1:
-            raise SlimmingError(f"{name}: groups that keep different channels have no place in the original's form")
-        return list(range(size)) if found is None else found.tolist()
-
     entries: list[dict[str, Any]] = []
     for name, module in model.named_modules():
+
+        def indices(axis: int, size: int, name: str = name) -> list[int]:
+            found = result.kept.get(f"{name}.weight", {}).get(axis)
+            if found is not None and found.ndim != 1:
+                raise _wordless(f"{name}.weight: its groups keep channels of their own")
+            return list(range(size)) if found is None else found.tolist()
+
         if isinstance(module, _NORM):
-            entries.append({"name": name, "keep_idxes": indices(f"{name}.weight", 0, module.num_features)})
-            said |= {(f"{name}.{local}", 0) for local in ("bias", "running_mean", "running_var")}
+            entries.append({"name": name, "keep_idxes": indices(0, module.num_features)})
         elif isinstance(module, _CONV):
-            outputs = indices(f"{name}.weight", 0, module.out_channels)
-            depthwise = module.groups == module.in_channels > 1
-            inputs = outputs if depthwise else indices(f"{name}.weight", 1, module.weight.shape[1])
+            after, before = _axes(module)
+            outputs = indices(after, module.weight.shape[after])
+            inputs = outputs if _depthwise(module) else indices(before, module.weight.shape[before])
             entries.append({"name": name, "in_channels_keep_idxes": inputs, "out_channels_keep_idxes": outputs})
-            said.add((f"{name}.bias", 0))
         elif isinstance(module, nn.Linear):
-            entry: dict[str, Any] = {"name": name}
-            entry["in_features_keep_idxes"] = indices(f"{name}.weight", 1, module.in_features)
+            entry: dict[str, Any] = {"name": name, "in_features_keep_idxes": indices(1, module.in_features)}
             if 0 in result.kept.get(f"{name}.weight", {}):
-                entry["out_features_keep_idxes"] = indices(f"{name}.weight", 0, module.out_features)
-            said.add((f"{name}.bias", 0))
+                entry["out_features_keep_idxes"] = indices(0, module.out_features)
             entries.append(entry)
-    for tensor, axes in result.kept.items():
-        for axis in axes:
-            if (tensor, axis) not in said:
-                raise SlimmingError(f"axis {axis} of {tensor} was slimmed, which the original's form has no words for")
+    _check_said(result, from_original(entries, model), model)
     return entries
 
 
-def from_original(entries: Sequence[dict[str, Any]], model: nn.Module) -> PruningResult:
+def _check_said(result: PruningResult, said: PruningResult, model: nn.Module) -> None:
+    """Check that what entries say is all of a result."""
+    tensors = model_tensors(model)
+    for block in result.removed:
+        raise _wordless(f"{block!r} was removed")
+    for tensor, axes in result.kept.items():
+        for axis, index in axes.items():
+            found = said.kept.get(tensor, {}).get(axis, torch.arange(tensors[tensor].shape[axis]))
+            if not torch.equal(found, index):
+                raise _wordless(f"axis {axis} of {tensor} was slimmed")
+    for module, values in result.attributes.items():
+        for key, value in values.items():
+            if said.attributes.get(module, {}).get(key) != value:
+                raise _wordless(f"{key} of {module or 'the network'} became {value}")
+
+
+def _wordless(what: str) -> SlimmingError:
+    return SlimmingError(
+        f"{what}, which the original's form has no words for: use zoo_slim.slim(model, schema=…), whose PruningResult "
+        "says everything"
+    )
+
+
+def _axes(module: nn.modules.conv._ConvNd) -> tuple[int, int]:
+    """The axes of the weight for output and input channels."""
+    return (1, 0) if module.transposed else (0, 1)
+
+
+def _depthwise(module: nn.modules.conv._ConvNd) -> bool:
+    return module.groups == module.in_channels > 1 and not module.transposed
+
+
+def from_original(entries: Sequence[dict[str, Any]], model: nn.Module, prefix: str = "") -> PruningResult:
     """Read a result of the original's form.
+
+    Args:
+        entries: as the original writes them.
+        model: the network that they are of.
+        prefix: what their names may begin with beside those of the model.
 
     Raises:
         SlimmingError: an entry that names no layer of the model, or indices that do not fit it.
@@ -78,19 +105,21 @@ def from_original(entries: Sequence[dict[str, Any]], model: nn.Module) -> Prunin
 
     for number, entry in enumerate(entries):
         name = entry.get("name") if isinstance(entry, dict) else None
+        name = name.removeprefix(prefix) if isinstance(name, str) else name
         module = modules.get(name) if isinstance(name, str) else None
         if isinstance(module, _NORM):
             for local in ("weight", "bias", "running_mean", "running_var"):
                 if isinstance(getattr(module, local), Tensor):
                     put(f"{name}.{local}", 0, entry, "keep_idxes", module.num_features)
         elif isinstance(module, _CONV):
-            put(f"{name}.weight", 0, entry, "out_channels_keep_idxes", module.out_channels)
-            if isinstance(module.bias, Tensor):
+            after, before = _axes(module)
+            put(f"{name}.weight", after, entry, "out_channels_keep_idxes", module.weight.shape[after])
+            if isinstance(module.bias, Tensor) and (module.groups == 1 or not module.transposed):
                 put(f"{name}.bias", 0, entry, "out_channels_keep_idxes", module.out_channels)
-            if module.groups == module.in_channels > 1:
+            if _depthwise(module):
                 groups[str(name)] = len(entry["out_channels_keep_idxes"]) * module.groups // module.out_channels
             else:
-                put(f"{name}.weight", 1, entry, "in_channels_keep_idxes", module.weight.shape[1])
+                put(f"{name}.weight", before, entry, "in_channels_keep_idxes", module.weight.shape[before])
         elif isinstance(module, nn.Linear):
             put(f"{name}.weight", 1, entry, "in_features_keep_idxes", module.in_features)
             if "out_features_keep_idxes" in entry:

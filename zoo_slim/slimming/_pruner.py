@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from zoo_slim._errors import SchemaError, SlimmingError
+from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult
 from zoo_slim.schema import OriginalSchema, PruningSchema, SchemaLike, as_schema, convert_original
 from zoo_slim.slimming._cliff import before_cliff
@@ -27,7 +28,7 @@ class SlimPruner:
     """Slim a model by a schema, or rebuild a slim model from a pruning result.
 
     Args:
-        model: the network. It stays as it is.
+        model: the network; of one in DataParallel or `torch.compile`, the network inside. It stays as it is.
         schema: a `PruningSchema`, or a file or dict in the new or the original tool's format. With the original's
             format, `run` follows the original's rules, see `select_as_original`. Not needed to apply a result.
 
@@ -36,8 +37,13 @@ class SlimPruner:
     """
 
     def __init__(self, model: nn.Module, schema: SchemaLike | None = None) -> None:
-        self._model = model
+        self._model = unwrap(model)
+        self._wrapper = next(
+            (f"{name}." for name, module in model.named_modules() if name and module is self._model), ""
+        )
         self._schema = None if schema is None else as_schema(schema)
+        if isinstance(self._schema, OriginalSchema):
+            self._schema = self._schema.without(self._wrapper)
         self._pruned: nn.Module | None = None
         self.result: PruningResult | None = None
 
@@ -62,9 +68,16 @@ class SlimPruner:
             ``in_channels_keep_idxes`` and ``out_channels_keep_idxes``, for each Linear ``in_features_keep_idxes``.
 
         Raises:
-            SlimmingError: no schema was given, the ratio is not in ``[0, 1)``, or nothing could go before the cliff.
+            SlimmingError: no schema was given, the ratio is not in ``[0, 1)``, nothing could go before the cliff, or
+                the original's form has no words for the result; nothing is slimmed then.
             SchemaError: the schema does not fit the model.
         """
+        result = self._chosen(prune_ratio)
+        entries = to_original(result, self._model)
+        self._apply(result)
+        return entries
+
+    def _chosen(self, prune_ratio: float | Literal["auto"]) -> PruningResult:
         if self._schema is None:
             raise SlimmingError("no schema to slim by: SlimPruner(model, schema), where zoo_slim.trace makes one")
         if isinstance(self._schema, OriginalSchema):
@@ -81,9 +94,7 @@ class SlimPruner:
             if prune_ratio == "auto":
                 prune_ratio = before_cliff(self._model, schema)
             keep = select(schema, score(self._model, schema, "bn_scale"), prune_ratio)
-        self._apply(result_from_keep(self._model, schema, keep))
-        assert self.result is not None
-        return to_original(self.result, self._model)
+        return result_from_keep(self._model, schema, keep)
 
     def apply_pruning_result(self, pruning_result: PruningResult | Sequence[dict[str, Any]]) -> None:
         """Slim as a result says, in the original's form or ours. No schema is needed.
@@ -92,7 +103,7 @@ class SlimPruner:
             SlimmingError: the result does not fit the model.
         """
         given = pruning_result
-        self._apply(given if isinstance(given, PruningResult) else from_original(given, self._model))
+        self._apply(given if isinstance(given, PruningResult) else from_original(given, self._model, self._wrapper))
 
     def _apply(self, result: PruningResult) -> None:
         self._pruned = remove(self._model, result)
@@ -109,10 +120,10 @@ def slim_by_schema(
         SchemaError: the schema cannot be read, or does not fit the model.
     """
     pruner = SlimPruner(model, schema)
-    pruner.run(prune_ratio=ratio)
-    assert pruner.result is not None
-    run_check(meta_copy(pruner.pruned_model), meta_copy(model), example_input)
-    return pruner.pruned_model, pruner.result
+    result = pruner._chosen(ratio)
+    pruner.apply_pruning_result(result)
+    run_check(meta_copy(pruner.pruned_model), meta_copy(unwrap(model)), example_input)
+    return pruner.pruned_model, result
 
 
 def select_as_original(original: OriginalSchema, schema: PruningSchema, model: nn.Module, ratio: float) -> Keep:
@@ -135,7 +146,7 @@ def select_as_original(original: OriginalSchema, schema: PruningSchema, model: n
     if not 0 <= ratio < 1:
         raise SlimmingError(f"prune_ratio {ratio} is not a share of channels: give 0 <= prune_ratio < 1")
     gammas = {
-        name: module.weight.detach().abs().double().cpu().numpy()
+        name: module.weight.detach().abs().cpu().double().numpy()
         for name, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d) and module.affine
     }

@@ -84,10 +84,10 @@ def verify(
         zero_blocks(original, result)
         mask_readers(original, result, facts.reads)
         expected, drawn = _outputs(original, example, "masked original")
-        if not any(out.isfinite().any() for out in expected):
+        if not any((out.isfinite() & (out != 0)).any() for out in expected):
             raise SlimmingError(
-                f"nothing to compare: {type(model).__name__} returns no numbers on the example input. Give one on "
-                "which it does"
+                f"nothing to compare: {type(model).__name__} returns only 0, or no numbers, on the example input."
+                " Give one on which it does, or a copy with random weights (zoo_slim.slimming.randomize)"
             )
         found, drawn_by_slim = _outputs(slim, example, "slim network")
         worst = _difference(found, expected)
@@ -98,7 +98,8 @@ def verify(
             )
         compared = facts.training is None and not _draws_random_numbers(original, example)
         if compared:
-            found, expected = (_training_outputs(network, example) for network in (slim, original))
+            expected = _training_outputs(original, example, "masked original")
+            found = _training_outputs(slim, example, "slim network")
             worst = max(worst, _difference(found, expected))
     return Verification(worst, count_params(model), count_params(slim), seconds, compared)
 
@@ -110,6 +111,7 @@ _WIDER = {
 
 
 def _in_double(tensor: Tensor) -> Tensor:
+    tensor = tensor.cpu() if tensor.is_mps else tensor  # Metal has no float64
     return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
 
 
@@ -151,21 +153,26 @@ def _outputs(network: nn.Module, example: Example, what: str) -> tuple[list[Tens
         ) from error
 
 
-def _training_outputs(model: nn.Module, example: Example) -> list[Tensor]:
+def _training_outputs(model: nn.Module, example: Example, what: str) -> list[Tensor]:
     model = copy.deepcopy(model)
     for module in model.modules():
         # timm's norms hold their activation as a child: they are layers all the same.
         layer = next(module.children(), None) is None or isinstance(module, nn.modules.batchnorm._NormBase)
         module.training = not layer
-    return tensors_in(call_model(model, example))
+    try:
+        return tensors_in(call_model(model, example))
+    except Exception as error:
+        raise SlimmingError(
+            f"the {what} does not run in float64 in training mode: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _draws_random_numbers(model: nn.Module, example: Example) -> bool:
     """Whether the branches that only run in training are random. Few draws can agree by chance: the states cannot."""
     with draws_undone(model):
         before = generators(model)
-        first = _training_outputs(model, example)
-        return generators(model) != before or _difference(_training_outputs(model, example), first) >= TOLERANCE
+        first, second = (_training_outputs(model, example, "masked original") for _ in range(2))
+        return generators(model) != before or _difference(second, first) >= TOLERANCE
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -224,17 +231,17 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
     A fresh network has biases of 0 and scales of 1, which hide errors.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not tensor.is_floating_point():
             continue
         fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
         if tensor.ndim > 1 and isinstance(tensor, nn.Parameter):
-            value = torch.randn(tensor.shape, generator=generator) * fan_in**-0.5
+            value = torch.randn(tensor.shape, generator=generator, device="cpu") * fan_in**-0.5
         elif tensor.ndim == 1 and (name.endswith(("weight", "running_var"))):
-            value = torch.rand(tensor.shape, generator=generator) + 0.5
+            value = torch.rand(tensor.shape, generator=generator, device="cpu") + 0.5
         elif tensor.ndim == 1:
-            value = torch.randn(tensor.shape, generator=generator) * 0.2
+            value = torch.randn(tensor.shape, generator=generator, device="cpu") * 0.2
         else:
             continue
         tensor.copy_(value)

@@ -23,6 +23,9 @@ _KINDS = frozenset({int, list, tuple, torch.Size})
 _LARGEST = 1 << 15
 """No network has that many channels; what is larger counts something else."""
 
+_MOST = 1 << 18
+"""Nor has a list of widths that many together, as a list of positions may."""
+
 
 def follow_attributes(model: nn.Module, state: TraceState) -> dict[str, dict[str, Ids]]:
     """Replace the integers among the attributes of all modules, in place, by `Dim`.
@@ -37,7 +40,9 @@ def follow_attributes(model: nn.Module, state: TraceState) -> dict[str, dict[str
         (name, module, attribute, value)
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
-        if type(value) in _KINDS and attribute not in _known(module.__class__) and any(map(_counts, _items(value)))
+        if type(value) in _KINDS
+        and attribute not in _known(module.__class__)
+        and 0 < sum(filter(_counts, _items(value))) <= _MOST
     ]
     state.ids.attributes_from = len(state.ids)
     ids = state.ids.mint(sum(item for _, _, _, value in found for item in _items(value) if _counts(item)))

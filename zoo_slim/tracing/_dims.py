@@ -165,33 +165,23 @@ class Dim(int):
 
     def __floordiv__(self, other: Any) -> Any:
         value = int.__floordiv__(self, other)
-        if (
-            isinstance(other, Dim)
-            and self.linear
-            and other.linear
-            and int.__bool__(other)
-            and not int.__mod__(self, other)
-        ):
+        if self._is_multiple(other):
             return Dim(value, self.rules, self.terms + other.terms, linear=False, form=("/", self, other))
         if self._divides(other):
             return Dim(value, self.rules, self.scaled(1 / other))
         return value
 
     def __mod__(self, other: Any) -> Any:
-        if (
-            isinstance(other, Dim)
-            and self.linear
-            and other.linear
-            and int.__bool__(other)
-            and not int.__mod__(self, other)
-        ):
+        if self._is_multiple(other):
             self.rules.ratio(self, other)
         else:
             self._divides(other)
         return int.__mod__(self, other)
 
-    def _is_multiple(self, other: "Dim") -> bool:
-        return self.linear and other.linear and int.__bool__(other) and int.__mod__(self, other) == 0
+    def _is_multiple(self, other: Any) -> bool:
+        if not isinstance(other, Dim) or not (self.linear and other.linear and int.__bool__(other)):
+            return False
+        return int.__mod__(self, other) == 0
 
     def _divides(self, other: Any) -> bool:
         """Whether it is a multiple of a constant, and is asked to stay one. Otherwise it is held."""
@@ -222,6 +212,8 @@ def _number(name: str) -> Callable[..., Any]:
 
 def _comparison(name: str) -> Callable[[Dim, Any], Any]:
     def method(self: Dim, other: Any) -> Any:
+        if name in ("__eq__", "__ne__") and isinstance(other, Dim) and other.rules is not self.rules:
+            return name == "__ne__"  # of another trace: a cache must not give it out again
         # torch's own layers compare with attributes that slimming sets; 0 and 1 are asked about for empty tensors.
         trusted = sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "zoo_slim.tracing."))
         if not trusted and not (type(other) is int and other in (0, 1)):

@@ -5,7 +5,6 @@ of size 1, that gives every element an id; an element is removed when any of its
 factors is kept whole.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from zoo_slim.tracing._ids import Ids
 
-__all__ = ["Factor", "Label", "drop_dims", "reshape_factor", "support"]
+__all__ = ["Factor", "Label", "dim_groups", "drop_dims", "full_ids", "reshape_factor", "support"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,3 @@ def full_ids(factor: Factor, shape: Sequence[int], dims: Iterable[int]) -> Ids:
     return np.broadcast_to(
         factor.ids, [shape[dim] if dim in set(dims) else size for dim, size in enumerate(factor.ids.shape)]
     )
-
-
-def count(factor: Factor) -> int:
-    """How many positions the factor tells apart."""
-    return math.prod(factor.ids.shape)

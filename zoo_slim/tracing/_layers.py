@@ -44,7 +44,7 @@ def convolution(state: TraceState, call: Call) -> None:
     else:
         axis_in, axis_out = (0, 1) if transposed else (1, 0)
         _read(state, state.along(source, 1), state.along(weight, axis_in), "convolution")
-        written = [factor.ids.ravel() for factor in state.along(weight, axis_out)]
+        written = [factor.ids.ravel() for factor in state.written_by(state.along(weight, axis_out))]
     if bias is not None:
         rows = tuple(Factor(ids) for ids in written)
         joined = join(state, [rows, state.label(bias)], [(out.shape[1],), bias.shape], "bias")
@@ -121,7 +121,8 @@ def _product(state: TraceState, left: Tensor, right: Tensor, out: Tensor) -> Non
     # What a product of weights reads is still a weight's to mask; what activations meet, its readers'.
     weights = state.are_weights([left, right])
     for tensor, side, inner in ((left, sides[0], columns), (right, sides[1], rows)):
-        labels.append(tuple(f if weights else Factor(f.ids) for f in side if inner not in support(f)))
+        outer = state.written_by([factor for factor in side if inner not in support(factor)])
+        labels.append(tuple(factor if weights else Factor(factor.ids) for factor in outer))
         shapes.append([1 if dim == inner else size for dim, size in enumerate(tensor.shape)])
     state.set(out, join(state, labels, shapes, "product"))
 
@@ -152,11 +153,10 @@ def batch_norm(state: TraceState, call: Call) -> None:
         if support(factor) != {1}:
             state.mark_inexact(factor, "batch normalisation over it")
         label.append(factor)
-    shape = [1 if dim == 1 else 0 for dim in range(source.ndim)]
     labels = [tuple(label)]
     shapes = [list(source.shape)]
     for tensor in present:
-        labels.append(tuple(f.with_ids(_on_axis(f.ids, len(shape), 1)) for f in state.label(tensor)))
+        labels.append(tuple(f.with_ids(_on_axis(f.ids, source.ndim, 1)) for f in state.label(tensor)))
         shapes.append([size if dim == 1 else 1 for dim, size in enumerate(source.shape)])
     joined = join(state, labels, shapes, "batch_norm")
     if name := state.name(parameters[0]):
@@ -184,7 +184,7 @@ def channel_norm(state: TraceState, call: Call) -> None:
                 state.require_equal(factor.ids.reshape(call["group"], -1))
             elif group:
                 state.freeze(factor, "normalisation over groups of channels")
-    for tensor in (call["weight"], call["bias"]):
+    for tensor in (call["weight"], call.arguments.get("bias")):  # of _fused_rms_norm there is none
         if isinstance(tensor, Tensor):
             tail = source.ndim - 2 if group else 0
             labels.append(tuple(f.with_ids(f.ids.reshape(*f.ids.shape, *[1] * tail)) for f in state.label(tensor)))
@@ -273,7 +273,19 @@ def regions(state: TraceState, call: Call) -> None:
 
 @rule("_weight_norm_interface")
 def weight_norm(state: TraceState, call: Call) -> None:
-    """``g * v / |v|``: where slices of ``v`` are masked with zeros, the norm is that of the rest."""
-    joined = join(state, [state.label(call["v"]), state.label(call["g"])], [call["v"].shape, call["g"].shape], "norm")
-    state.set(call.out[0], joined)
+    """``g * v / |v|``, normed over all dimensions but one.
+
+    Where slices of ``v`` that are read are masked with zeros, the norm is that of the rest. What is written counts in
+    it. Along the one dimension ``g`` alone is masked, as a norm of 0 would give no numbers.
+    """
+    v, g = call["v"], call["g"]
+    own = frozenset().union(*(factor.reads for factor in state.label(g)))
+    label = []
+    for factor in join(state, [state.label(v), state.label(g)], [v.shape, g.shape], "norm"):
+        if support(factor) == {call.arguments.get("dim", 0) % v.ndim}:
+            factor = Factor(factor.ids, own)
+        else:
+            state.normed |= factor.reads
+        label.append(factor)
+    state.set(call.out[0], label)
     state.set(call.out[1], ())

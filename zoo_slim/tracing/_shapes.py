@@ -105,7 +105,7 @@ def _slices(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeCo
     simple = all(isinstance(item, slice) or type(item) is int for item in (*before, *after))
     ends = []
     for dim, item in [*enumerate(before), *enumerate(after, tensor.ndim - len(after))]:
-        if not isinstance(item, slice) or not any(dims_in(item)):
+        if not isinstance(item, slice) or next(dims_in(item), None) is None:
             continue
         if simple and item.step in (None, 1):
             ends.append(_bounds(mode, tensor, dim, item))
@@ -120,7 +120,7 @@ def _bounds(mode: "ShapeArguments", tensor: Tensor, dim: int, item: slice) -> tu
     size: int = tensor.shape[dim]
     found: list[int] = []
     for end, default in ((item.start, 0), (item.stop, size)):
-        place = default if end is None else int.__add__(end, 0)
+        place = default if end is None else int.__add__(end, 0) if isinstance(end, int) else int(end)
         if end is not None and place < 0:
             place = max(size + place, 0)
             mode.state.require_count(tensor, dim, range(place, size), -end)
@@ -152,7 +152,7 @@ def _convolution(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Sh
 
 def _narrow(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     tensor, dim, start, length = [*args, *(kwargs[name] for name in ("dim", "start", "length") if name in kwargs)]
-    if not any(dims_in((start, length))):
+    if next(dims_in((start, length)), None) is None:
         return ShapeContext(exact=True)
     return ShapeContext(ends=(_bounds(mode, tensor, dim % tensor.ndim, slice(start, start + length)),))
 

@@ -101,6 +101,7 @@ class TraceState:
     norms: dict[str, str] = field(default_factory=dict)
     equal: list[Ids] = field(default_factory=list)
     reads: set[tuple[str, int]] = field(default_factory=set)
+    normed: set[tuple[str, int]] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     minted: dict[str, Label] = field(default_factory=dict)
     sizes: dict[str, torch.Size] = field(default_factory=dict)
@@ -256,6 +257,13 @@ class TraceState:
             elif dim in support(factor):
                 self.freeze(factor, "channels that differ along several dimensions")
         return chosen
+
+    def written_by(self, factors: list[Factor]) -> list[Factor]:
+        """The factors of a weight that an output gets. Those that its own norm sums over count in what stays."""
+        for factor in factors:
+            if factor.reads & self.normed:
+                self.mark_inexact(factor, "a weight normed over what it writes")
+        return factors
 
     def flat(self, factors: Sequence[Factor], shape: Sequence[int], dim: int) -> list[Ids]:
         return [full_ids(factor, shape, [dim]).ravel() for factor in factors]

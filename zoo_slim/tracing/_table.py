@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import OpOverload
 
 from zoo_slim.tracing._state import TraceState
 
@@ -61,7 +61,3 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-def packet_name(op: OpOverload | OpOverloadPacket) -> str:
-    return op._schema.name if isinstance(op, OpOverload) else op._qualified_op_name

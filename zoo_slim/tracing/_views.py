@@ -260,22 +260,18 @@ def reorder(state: TraceState, call: Call) -> None:
       "replication_pad2d", "replication_pad3d")  # fmt: skip
 def pad(state: TraceState, call: Call) -> None:
     source, out = call.first, call.out
+    constant = call.op._schema.name == "aten::constant_pad_nd"
+    given = [int(size) for size in call["pad" if constant else "padding"]]  # (lead, tail), of the last dimension first
+    given += [0] * (2 * source.ndim - len(given))
+    pads = [(given[2 * place], given[2 * place + 1]) for place in reversed(range(source.ndim))]
     label = []
     for factor in state.label(source):
-        ids = factor.ids
-        for dim, size in enumerate(source.shape):
-            lead = 0
-            if ids.shape[dim] > 1 and out.shape[dim] != size:
-                pair = 2 * (source.ndim - 1 - dim)
-                lead = int(call["pad"][pair]) if "pad" in call.arguments else -1
-                tail = out.shape[dim] - size - lead
-                if lead < 0 or tail < 0 or call.op._schema.name != "aten::constant_pad_nd":
-                    state.freeze(factor, "padding that mixes channels")
-                    break
-                ids = np.pad(ids, [(lead, tail) if axis == dim else (0, 0) for axis in range(ids.ndim)])
+        own = [pads[dim] if size > 1 else (0, 0) for dim, size in enumerate(factor.ids.shape)]
+        if min(map(min, own)) < 0 or (any(map(any, own)) and not constant):
+            state.freeze(factor, "padding that mixes channels")
         else:
-            zeros = call.op._schema.name == "aten::constant_pad_nd" and not call["value"]
-            label.append(Factor(ids, factor.reads if zeros else frozenset()))
+            zeros = constant and not call["value"]
+            label.append(Factor(np.pad(factor.ids, own), factor.reads if zeros else frozenset()))
     state.set(out, label)
 
 
@@ -300,7 +296,8 @@ def repeat(state: TraceState, call: Call) -> None:
 def shuffle(state: TraceState, call: Call) -> None:
     """Blocks of channels that swap with space, or with each other: each block goes or stays as a whole."""
     source, out, name = call.first, call.out, call.op._schema.name.removeprefix("aten::")
-    dim = source.ndim - 3
+    pixels = name.startswith("pixel")
+    dim = source.ndim - 3 if pixels else 1
     label = []
     for factor in state.along(source, dim):
         ids = full_ids(factor, source.shape, [dim]).ravel()
@@ -317,8 +314,10 @@ def shuffle(state: TraceState, call: Call) -> None:
                 ids = rows.T.ravel()
         label.append(Factor(ids.reshape([-1 if axis == dim else 1 for axis in range(out.ndim)])))
     for factor in state.label(source):
-        if dim not in support(factor) and support(factor) & {dim + 1, dim + 2}:
+        if pixels and support(factor) & {dim + 1, dim + 2}:
             state.freeze(factor, name)
+        elif dim not in support(factor):
+            label.append(Factor(factor.ids))
     state.set(out, label)
 
 

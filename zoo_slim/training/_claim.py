@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["claim", "describe"]
+__all__ = ["check_unclaimed", "claim", "describe"]
 
 RECORDED_LATER = frozenset({"input_size", "architecture", "options", "source_sha256"})
 """A ``run.json`` without these is resumed without comparing them."""
@@ -48,6 +48,18 @@ def describe(model: nn.Module, dataset: Dataset, settings: Settings, identity: M
             "shapes_sha256": hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest(),
         },
     }
+
+
+def check_unclaimed(checkpoint: Path, run: Path) -> None:
+    """Refuse to replace a checkpoint that a run in the folder ``run`` did not make.
+
+    Raises:
+        TrainingError: naming it.
+    """
+    if checkpoint.exists() and not (run / "run.json").exists():
+        raise TrainingError(
+            f"{checkpoint} exists already, and is of no run in {run}: choose another folder (--output), or remove it"
+        )
 
 
 @contextmanager

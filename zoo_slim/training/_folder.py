@@ -164,7 +164,8 @@ class _View(torch.utils.data.Dataset):
         if self.seed is None:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(self.seed[0], "augment", self.seed[1], index))
+            # Not `torch.manual_seed`, which would seed the GPU as well, whose state is not put back.
+            torch.default_generator.manual_seed(derived_seed(self.seed[0], "augment", self.seed[1], index))
             return self.transform(image), label
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,13 +28,15 @@ def classification_loss(outputs: Any, labels: Tensor, label_smoothing: float = 0
     Raises:
         TrainingError: outputs of another kind.
     """
-    main, *auxiliary = _all_logits(outputs)
+    # The labels that mixup makes become what the logits are: not half precision.
+    wide = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in _all_logits(outputs))
+    main, *auxiliary = wide
     if labels.is_floating_point():
         labels = functional.pad(labels.to(main.dtype), (0, main.shape[1] - labels.shape[1]))
     loss = functional.cross_entropy(main, labels, label_smoothing=label_smoothing)
-    for logits in auxiliary:
+    for other in auxiliary:
         weight = AUXILIARY_WEIGHTS[len(auxiliary)]
-        loss = loss + weight * functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = loss + weight * functional.cross_entropy(other, labels, label_smoothing=label_smoothing)
     return loss
 
 

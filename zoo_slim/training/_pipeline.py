@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from zoo_slim.training._claim import check_unclaimed
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._evaluate import evaluate, is_of
 from zoo_slim.training._history import history
@@ -68,6 +69,8 @@ def train(
     from zoo_slim.registry import registry
 
     enter(settings, dtype)
+    target = Path(folder) / MODEL
+    check_unclaimed(target, Path(folder))
     source = load_network(start) if start is not None else None
     dataset = read(data, source)
     found = registry().find(architecture)
@@ -86,7 +89,6 @@ def train(
     guide, guide_sha256 = _teacher(teacher, dataset)
     check_forward(model, dataset, architecture, settings.batch_size)
     lines = fit(model, dataset, settings, folder, resume, identity=identity, teacher=guide)
-    target = Path(folder) / MODEL
     training = provenance(dataset, settings, lines, command, guide_sha256)
     keep(model, target, dataset, settings, training, dtype=dtype, architecture=architecture, options=options)
     return target
@@ -119,6 +121,8 @@ def finetune(
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
     enter(settings, dtype)
+    target = Path(folder) / MODEL
+    check_unclaimed(target, Path(folder))
     model = load_network(source)
     dataset = read(data, model)
     check_classes(model, dataset)
@@ -126,7 +130,6 @@ def finetune(
     guide, guide_sha256 = _teacher(teacher, dataset)
     check_forward(model, dataset, str(source), settings.batch_size)
     lines = fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
-    target = Path(folder) / MODEL
     training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
     keep(model, target, dataset, settings, training, dtype=dtype, metrics=_after_slimming(model, dataset, settings))
     return target

@@ -8,6 +8,7 @@ from torch import nn
 
 from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
+from zoo_slim.training._claim import check_unclaimed
 from zoo_slim.training._data import Dataset
 from zoo_slim.training._history import history
 from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
@@ -102,11 +103,14 @@ def run_all(
         raise TrainingError("the ratio auto follows zoo_slim's own schema: give a number, or no schema")
     check_way(after_slimming)
     enter(settings, dtype)
+    folder = Path(folder)
+    for tag in map(_tag, ratios if tuning is not None else ()):
+        check_unclaimed(folder / MODEL / f"pruned-{tag}", folder / f"finetune-{tag}")
     if architecture is None and base is None:
         architecture, options = _built(start, options)
     given = start if base is None else base
     known = load_network(given) if given is not None else None
-    folder, dataset = Path(folder), read(data, known)
+    dataset = read(data, known)
     if tuning is not None:
         part_size(tested_part(dataset, tuning), tuning)
     if schema is not None:
