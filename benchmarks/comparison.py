@@ -57,6 +57,12 @@ def verdict(record: dict) -> str:
     return "fails"
 
 
+def ranks_by_scale(record: dict) -> bool:
+    """Whether half of the channels were removed by BatchNorm scales."""
+    names = [record.get("importance"), *(run["criterion"] for run in record.get("runs", [])[-1:])]
+    return "BNScaleImportance" in names or "bn_scale" in names
+
+
 def page(theirs: dict[str, dict], ours: dict[str, dict]) -> str:
     """Both, side by side, for the models that both were given."""
     names = [name for name in theirs if name in ours]
@@ -72,6 +78,11 @@ def page(theirs: dict[str, dict], ours: dict[str, dict]) -> str:
     wholes = sorted(whole for _, _, record in rows if (whole := own_seconds(record)) is not None)
     inexact = [record for _, record, _ in rows if verdict(record) == "inexact"]
     normed = sum(bool(record.get("norms")) for record in inexact)
+    unlike = [
+        name for name, their, our in rows if "importance" in their and ranks_by_scale(their) != ranks_by_scale(our)
+    ]
+    smaller = sum(our.get("side", 0) < their.get("side", 0) for _, their, our in rows)
+    beyond = [name for name, _, record in rows if record.get("peak_mb", 0) > BOUNDS.memory / 1e6]
     lines = [
         "# Comparison with torch-pruning",
         "",
@@ -95,6 +106,11 @@ def page(theirs: dict[str, dict], ours: dict[str, dict]) -> str:
         "normalisation over channels (LayerNorm, GroupNorm) reads, which cannot be exact: a choice, not an error. "
         "zoo_slim leaves these alone unless asked. Times are processor seconds of what finished.",
         "",
+        f"Not alike: {len(unlike)} models have scales for the smaller part of their channels; torch-pruning ranked "
+        f"them by these, zoo_slim by weights, so what is left cannot be compared ({', '.join(unlike)}). zoo_slim traces "
+        f"{smaller} of the models with smaller images. {', '.join(beyond) or 'None'} took zoo_slim more than the bound "
+        "of memory, in a second run that torch-pruning's failures did not get.",
+        "",
         "    cd benchmarks",
         "    python comparison.py run comparison-models.txt results/torch_pruning.jsonl",
         "    zoo-slim coverage $(cat comparison-models.txt) --jsonl ours.jsonl",
@@ -111,9 +127,9 @@ def page(theirs: dict[str, dict], ours: dict[str, dict]) -> str:
 
 INTRODUCTION = """
 The same models, the same definition of exact, the same machine. Half of the channels are removed, ranked over the
-whole network by BatchNorm scale, or by weight magnitude where the model has no BatchNorm. *Exact*: the pruned network
-computes what the original does with the slices zeroed that read a removed channel, to a relative difference below 1e-9
-in float64, with random weights.
+whole network: in torch-pruning by BatchNorm scale where the model has any, in zoo_slim where most channels have one,
+else by weight magnitude. *Exact*: the pruned network computes what the original does with the slices zeroed that read a
+removed channel, to a relative difference below 1e-9 in float64, with random weights.
 
 [torch-pruning](https://github.com/VainF/Torch-Pruning) (Fang et al., DepGraph, CVPR 2023) is a fine library, and does
 far more than what is compared here: language and diffusion models, Taylor and Hessian criteria, sparse training. It is

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from cli_helpers import NAME, build_tiny, register_tiny, run, save_base, save_slim
+from cli_helpers import CLASSES, INPUT, NAME, build_tiny, register_tiny, run, save_base, save_slim
 from torch import nn
 
 from zoo_slim import SlimPruner, checkpoint, loading, trace
 from zoo_slim.cli import _check, _export
 from zoo_slim.cli._channels import kept_per_group, removed
 from zoo_slim.registry import registry
-from zoo_slim.schema import read_schema, write_schema
+from zoo_slim.schema import dumps, read_schema, write_schema
 from zoo_slim.slimming import result_from_keep
 
 ORIGINAL = {
@@ -380,8 +380,12 @@ def test_export(zoo_slim, tmp_path, format):
 
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"images": images.numpy()})
+        note = session.get_modelmeta().custom_metadata_map["zoo_slim"]
     else:
-        found = torch.export.load(str(file)).module()(images).detach().numpy()
+        notes = {"zoo_slim": ""}
+        found = torch.export.load(str(file), extra_files=notes).module()(images).detach().numpy()
+        note = notes["zoo_slim"]
+    assert json.loads(note) == {"architecture": NAME, "variant": "0.5", "input": INPUT, "classes": list(CLASSES)}
     assert np.allclose(found, model(images).detach().numpy(), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
@@ -407,7 +411,7 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
 
 
 def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
-    def export(model, images, file):
+    def export(model, images, file, note):
         file.write_bytes(b"something else")
         return 0.5
 
@@ -457,10 +461,43 @@ def test_export_names_the_outputs(zoo_slim, segmenter, tmp_path):
 
 
 def test_what_cannot_be_exported_is_told(zoo_slim, tmp_path, monkeypatch):
-    def export(model, images, file):
-        raise RuntimeError("data-dependent\nand more")
+    def export(model, images, file, note):
+        try:
+            raise ValueError("data-dependent\nand more")
+        except ValueError as error:
+            raise RuntimeError("\x1b[96mFailed\x1b[0m in step 1 of 3. Next steps:") from error
 
     save_slim(tmp_path / "model")
     monkeypatch.setattr(_export, "_pt2", export)
     ran = zoo_slim("export", "model", "--output", "x.pt2", "--format", "pt2")
-    assert (ran.code, ran.err) == (1, "zoo-slim: model: cannot be exported to pt2: RuntimeError: data-dependent\n")
+    assert (ran.code, ran.err) == (1, "zoo-slim: model: cannot be exported to pt2: ValueError: data-dependent\n")
+
+
+def test_deploy_merges_what_can_be_merged(zoo_slim, tmp_path, monkeypatch):
+    save_slim(tmp_path / "model")
+    ran = zoo_slim("export", "model", "--deploy", "--output", "x.pt2")
+    assert ran.code == 1 and f"a {NAME} has nothing to merge: leave out --deploy" in ran.err
+    given = []
+
+    def export(model, images, file, note):
+        given.append(model)
+        file.write_bytes(b"done")
+        return 0.0
+
+    monkeypatch.setattr(_export, "_pt2", export)
+    for words in ((), ("--deploy",)):
+        assert zoo_slim("export", "RepVGG-A0-woid", "--pruned", "0.75", *words, "--output", "x.pt2").code == 0
+    norms = [sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()) for model in given]
+    assert norms[0] > norms[1] == 0
+
+
+def test_verify_looks_at_the_schema_that_slim_uses(zoo_slim, tmp_path):
+    model = registry().find(NAME).build()
+    document = json.loads(dumps(trace(model, torch.rand(2, 3, 32, 32))))
+    del document["fingerprint"], document["layers"]["conv2"]["in"]
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    registry().register("tiny_wrong", build_tiny, input_size=(3, 32, 32), schema=tmp_path / "wrong.json")
+    try:
+        assert zoo_slim("verify", NAME).code == 0 and zoo_slim("verify", "tiny_wrong").code == 1
+    finally:
+        registry()._registered.pop("tiny_wrong")

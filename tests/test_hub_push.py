@@ -455,3 +455,9 @@ def test_a_checkpoint_without_its_file_is_named(client: Client) -> None:
     print(error_of(_push.push_folder, "net", "me/net"))
     """
     assert client.run(code).ok() == "CheckpointError: net/model.safetensors: cannot be read: No such file or directory"
+
+
+def test_macs_are_those_of_an_image_of_the_recorded_size(client: Client, repo: Repo) -> None:
+    client.run("""push("0.5"); push("0.75", input={"size": [3, 24, 24]})""").ok()
+    small, large = (json.loads(repo.file(f"pruned-{tag}/config.json"))["metrics"]["macs"] for tag in ("0.5", "0.75"))
+    assert large > 3 * small

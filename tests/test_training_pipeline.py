@@ -416,3 +416,32 @@ def test_checkpoints_of_no_run_are_not_replaced(trained, data, tmp_path):
     with pytest.raises(TrainingError, match=r"pruned-0\.5 exists already, and is of no run"):
         run_all(None, data, SETTINGS, SETTINGS, [0.75, 0.5], tmp_path / "net", base=own)
     assert (own / "config.json").read_bytes() == before and not (tmp_path / "net" / "finetune-0.75").exists()
+
+
+def test_images_of_a_folder_are_normalised_as_the_network_expects(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path, split, {"cat": 1})
+    folder = Data("image_folder", tmp_path)
+    plain = folder.load()
+    given = folder.load({"size": [3, 40, 40], "mean": [0.5] * 3, "std": [0.25] * 3})
+    assert (given.mean, given.std, given.input_size) == ((0.5,) * 3, (0.25,) * 3, (3, 40, 40))
+    (own, _), (images, _) = (
+        next(iter(found.test_batches(1, device=torch.device("cpu"))))
+        for found in (folder.load({"size": [3, 40, 40]}), given)
+    )
+    pixels = own * torch.tensor(plain.std).view(3, 1, 1) + torch.tensor(plain.mean).view(3, 1, 1)
+    torch.testing.assert_close(images, (pixels - 0.5) / 0.25)
+
+
+def test_a_network_without_scales_is_told_before_it_is_trained(data, tmp_path):
+    def plain(num_classes: int = 10):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+    registry().register("plain_perceptron", plain, input_size=(3, 32, 32))
+    try:
+        settings = dataclasses.replace(SETTINGS, sparsity=0.0)
+        with pytest.raises(TrainingError, match=r"no BatchNorm scales to slim by.*--criterion l2"):
+            run_all("plain_perceptron", data, settings, settings, [0.5], tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    finally:
+        registry()._registered.pop("plain_perceptron")

@@ -17,6 +17,7 @@ from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming import over_batches, randomize, training_step, verify
+from zoo_slim.slimming._defaults import bundled_schema
 from zoo_slim.slimming._score import find_criterion
 from zoo_slim.tracing import Trace, run_trace, schema_of
 
@@ -61,7 +62,7 @@ def check_network(
         model = randomize(architecture.build(**options), seed)
         example = architecture.example_input(size=side)
         facts, seconds = _timed_trace(model, example)
-        schema = schema_of(model, facts)
+        schema = bundled_schema(model, name) or schema_of(model, facts)
         found = []
         for criterion, function in functions.items():
             torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """The command export."""
 
+import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,15 +35,18 @@ def export(
     format: Annotated[
         str | None, typer.Option("--format", help="onnx, or pt2 (torch.export). Default: as the file's ending says.")
     ] = None,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="First merge what only training needs, as RepVGG's branches.")
+    ] = False,
 ) -> None:
     """Export a network to ONNX or torch.export.
 
-    The file takes batches of any size. It is run, and its outputs are compared.
+    The file takes batches of any size, of normalised float32 images, and holds float32. It is run, and its outputs are
+    compared. Input and classes are noted in it as JSON, in its metadata or in an extra file: zoo_slim.
     """
     from zoo_slim._errors import ZooSlimError
     from zoo_slim._files import check_replaceable, replacing_file
     from zoo_slim.checkpoint import read_config
-    from zoo_slim.hub._errors import first_line
     from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
@@ -62,22 +67,36 @@ def export(
     with status(f"loading {name}"):
         model = load_folder(folder).float()
         config = read_config(folder)
+        if deploy:
+            if not callable(getattr(model, "deploy", None)):
+                raise ZooSlimError(f"{name}: a {config.architecture} has nothing to merge: leave out --deploy")
+            model = model.deploy()
+        note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
         images = example_of(registry().find(config.architecture), config, 3)
     with replacing_file(output) as scratch:
         with status(f"exporting {name}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                difference = (_onnx if format == "onnx" else _pt2)(model, images, scratch)
+                difference = (_onnx if format == "onnx" else _pt2)(model, images, scratch, json.dumps(note))
             except OSError:
                 raise
             except Exception as error:  # of whatever kind: it is the exporter's, or the network's own code
-                raise ZooSlimError(f"{name}: cannot be exported to {format}: {first_line(error)}") from error
+                raise ZooSlimError(f"{name}: cannot be exported to {format}: {_reason(error)}") from error
         if not difference <= TOLERANCE:
             raise ZooSlimError(
                 f"{name}: the exported network's outputs differ by {difference:.1e} of the largest, more than "
                 f"{TOLERANCE:.0e}; nothing was written"
             )
     typer.echo(f"saved {output} ({size(output.stat().st_size)}); its outputs differ by {difference:.1e} of the largest")
+
+
+def _reason(error: BaseException) -> str:
+    """What the exporter stumbled over first, without the colours and advice that it is wrapped in."""
+    from zoo_slim.hub._errors import first_line
+
+    while (cause := error.__cause__) is not None:
+        error = cause
+    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
 
 
 def _need_onnx() -> None:
@@ -90,10 +109,11 @@ def _need_onnx() -> None:
         raise ZooSlimError(f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _onnx(model: "nn.Module", images: "Tensor", file: Path) -> float:
-    """Write an ONNX file, run it, and return the largest relative difference of its outputs."""
+def _onnx(model: "nn.Module", images: "Tensor", file: Path, note: str) -> float:
+    """Write an ONNX file with a note, run it, and return the largest relative difference of its outputs."""
     import logging
 
+    import onnx
     import onnxruntime
     import torch
 
@@ -109,6 +129,9 @@ def _onnx(model: "nn.Module", images: "Tensor", file: Path) -> float:
         external_data=False,
         verbose=False,
     )
+    written = onnx.load(str(file))
+    onnx.helper.set_model_props(written, {"zoo_slim": note})
+    onnx.save(written, str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return max(
         _difference(model, batch, [torch.from_numpy(found) for found in session.run(None, {"images": batch.numpy()})])
@@ -129,12 +152,12 @@ def _names(model: "nn.Module", images: "Tensor") -> list[str] | None:
     return None
 
 
-def _pt2(model: "nn.Module", images: "Tensor", file: Path) -> float:
-    """Write a program of ``torch.export``, load it, and return the largest relative difference of its outputs."""
+def _pt2(model: "nn.Module", images: "Tensor", file: Path, note: str) -> float:
+    """Write a program of ``torch.export`` with a note, run it, and return the largest relative difference."""
     import torch
 
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    torch.export.save(program, str(file))
+    torch.export.save(program, str(file), extra_files={"zoo_slim": note})
     loaded = torch.export.load(str(file)).module()
     return max(_difference(model, batch, loaded(batch)) for batch in (images, images[:1]))
 

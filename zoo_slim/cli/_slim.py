@@ -76,10 +76,18 @@ def slim(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to be made. Default: SOURCE/pruned-VARIANT.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to be made. Default: pruned-VARIANT in SOURCE; of what is no folder, in ./NAME.",
+        ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", help="Tag of the slim network. Default: the ratio.")
+        str | None,
+        typer.Option(
+            "--variant", help="Tag of the slim network. Default: the ratio, or what else was asked for: macs-300M."
+        ),
     ] = None,
     fold: Annotated[
         bool, typer.Option("--fold", help="Fold the constants of removed channels into what read them. Needs no data.")

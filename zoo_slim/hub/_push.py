@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,9 @@ def push_to_hub(
         raise CheckpointError("push_to_hub: the network is slim; pass pruned=, the tag of the variant")
     else:
         home = VARIANT_PREFIX + check_variant(name, "push_to_hub", "pruned")
-    how["metrics"] = {**_counted(model, how.get("architecture") or (origin.architecture if origin else None)),
+    given = how.get("input") or (origin.input if origin else None) or {}
+    architecture = how.get("architecture") or (origin.architecture if origin else None)
+    how["metrics"] = {**_counted(model, architecture, given.get("size")),
                       **(how.get("metrics") or (origin.metrics if origin else {}))}  # fmt: skip
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp) / "model"
@@ -329,15 +331,15 @@ def _check_cut(configs: Mapping[str | None, Config], repo: str) -> None:
             )
 
 
-def _counted(model: nn.Module, name: str | None) -> dict[str, Any]:
-    """Count a network's parameters and MACs; one that does not run without values has no MACs."""
+def _counted(model: nn.Module, name: str | None, size: Sequence[int] | None) -> dict[str, Any]:
+    """Count a network's parameters, and its MACs for an image of its size; one that does not run on it has none."""
     from zoo_slim.registry import registry
     from zoo_slim.slimming import count_macs, count_params
 
     counted: dict[str, Any] = {"params": count_params(model)}
     if name is not None:
         with contextlib.suppress(Exception):
-            counted["macs"] = count_macs(model, registry().find(name).example_input(1))
+            counted["macs"] = count_macs(model, registry().find(name).example_input(1, tuple(size) if size else None))
     return counted
 
 

@@ -6,7 +6,7 @@ from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.schema import PruningSchema, read_schema
 from zoo_slim.tracing import Example, trace
 
-__all__ = ["example_of", "schema_for"]
+__all__ = ["bundled_schema", "example_of", "schema_for"]
 
 
 def schema_for(model: nn.Module, schema: PruningSchema | None, example_input: Example | None) -> PruningSchema:
@@ -17,7 +17,9 @@ def schema_for(model: nn.Module, schema: PruningSchema | None, example_input: Ex
         SlimmingError: the model cannot be traced, or there is no example to trace it with.
     """
     if schema is None:
-        return _bundled_schema(model) or trace(model, example_of(model) if example_input is None else example_input)
+        origin = getattr(model, "zoo_slim_origin", None)
+        known = None if origin is None or origin.result is not None else bundled_schema(model, origin.architecture)
+        return known or trace(model, example_of(model) if example_input is None else example_input)
     if not isinstance(schema, PruningSchema):
         raise SlimmingError(f"schema={schema!r} is no PruningSchema: read a file with zoo_slim.schema.read_schema")
     schema.check(model)
@@ -37,13 +39,11 @@ def example_of(model: nn.Module) -> Example:
     return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
 
 
-def _bundled_schema(model: nn.Module) -> PruningSchema | None:
-    origin = getattr(model, "zoo_slim_origin", None)
-    if origin is None or origin.result is not None:
-        return None
+def bundled_schema(model: nn.Module, name: str) -> PruningSchema | None:
+    """The schema file of the architecture of this name, where it has one and that fits the model."""
     from zoo_slim.registry import registry
 
-    file = registry().find(origin.architecture).schema
+    file = registry().find(name).schema
     if file is None:
         return None
     schema = read_schema(file)

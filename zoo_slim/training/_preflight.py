@@ -12,7 +12,7 @@ from zoo_slim.training._data import Dataset
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._settings import DEVICES, Settings, TrainingError
 
-__all__ = ["check_device", "check_forward", "check_ratio", "check_schema", "part_size"]
+__all__ = ["check_device", "check_forward", "check_ratio", "check_scales", "check_schema", "part_size"]
 
 
 def check_ratio(ratio: float | Literal["auto"]) -> None:
@@ -27,6 +27,20 @@ def check_ratio(ratio: float | Literal["auto"]) -> None:
         hint = f"; for {ratio:g} % write {ratio / 100:g}" if 1 < ratio < 100 else ""
         raise TrainingError(
             f"the prune ratio is the share of the channels to remove, 0 <= ratio < 1 (or auto), not {ratio!r}{hint}"
+        )
+
+
+def check_scales(model: nn.Module) -> None:
+    """Look for BatchNorm scales, which a run slims by.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    if not any(norm.affine for norm in norms):
+        raise TrainingError(
+            f"this {type(model).__name__} has no BatchNorm scales to slim by: train it (zoo-slim train), slim that by "
+            "its weights (zoo-slim slim --criterion l2), and train the slim one further (zoo-slim finetune)"
         )
 
 

@@ -14,7 +14,7 @@ from zoo_slim.training._history import history
 from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
-from zoo_slim.training._preflight import check_ratio, check_schema, part_size
+from zoo_slim.training._preflight import check_ratio, check_scales, check_schema, part_size
 from zoo_slim.training._processes import by_main
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError
@@ -113,9 +113,11 @@ def run_all(
     dataset = read(data, known)
     if tuning is not None:
         part_size(tested_part(dataset, tuning), tuning)
-    if schema is not None:
+    if tuning is not None:
         whole = known if known is not None and base is not None else structure(str(architecture), options, dataset)
-        check_schema(schema, whole)
+        if schema is not None:
+            check_schema(schema, whole)
+        check_scales(whole)
     if known is not None and base is not None:
         check_architecture(known, architecture, base)
     del known  # it need not be kept while others are trained

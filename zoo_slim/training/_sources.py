@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoo_slim.training._data import Dataset, load_dataset
+from zoo_slim.training._folder import FolderImages
 from zoo_slim.training._processes import by_main, is_main
 from zoo_slim.training._settings import TrainingError
 
@@ -23,7 +24,8 @@ __all__ = [
 class Data:
     """Which data set to use, as `zoo_slim.training.load_dataset` takes it.
 
-    Without a ``size``, images of an image folder get that of the network's input, or 224 where there is no network yet.
+    Images of an image folder are normalised as the network expects, and without a ``size`` are as large; where there is
+    no network yet, or it does not say, ImageNet's statistics and 224 are taken.
     """
 
     name: str
@@ -37,7 +39,11 @@ class Data:
         default: dict[str, Any] = {"default_size": int(size[-1])} if size else {}
         if self.download:
             by_main(lambda: load_dataset(self.name, self.root, self.size, download=True))
-        return load_dataset(self.name, self.root, self.size, **default)
+        found = load_dataset(self.name, self.root, self.size, **default)
+        said = {key: tuple(numbers) for key in ("mean", "std") if (numbers := (expected or {}).get(key))}
+        return (
+            replace(found, **said) if isinstance(found, FolderImages) and {*map(len, said.values())} <= {3} else found
+        )
 
 
 def read(data: Data | Dataset, model: nn.Module | None = None) -> Dataset:
