@@ -494,7 +494,8 @@ def test_deploy_merges_what_can_be_merged(zoo_slim, tmp_path, monkeypatch):
 def test_verify_looks_at_the_schema_that_slim_uses(zoo_slim, tmp_path):
     model = registry().find(NAME).build()
     document = json.loads(dumps(trace(model, torch.rand(2, 3, 32, 32))))
-    del document["fingerprint"], document["layers"]["conv2"]["in"]
+    del document["fingerprint"]
+    document["layers"]["conv2"]["in"] += "[7,6,5,4,3,2,1,0]"
     (tmp_path / "wrong.json").write_text(json.dumps(document))
     registry().register("tiny_wrong", build_tiny, input_size=(3, 32, 32), schema=tmp_path / "wrong.json")
     try:

@@ -147,11 +147,20 @@ def test_nothing_to_compare_is_an_error() -> None:
         zoo_slim.verify(model, result, IMAGES)
 
 
-def test_tensors_are_found_once_and_changed_in_place_of_the_old() -> None:
+def test_tensors_are_found_as_often_as_they_are_held_and_changed_in_place_of_the_old() -> None:
     one, other = torch.zeros(1), torch.ones(2)
     value = {"a": [one, (other, "text")], "b": Pair(one, other), "c": None}
-    assert [tensor.numel() for tensor in tensors_in(value)] == [1, 2]
+    assert [tensor.numel() for tensor in tensors_in(value)] == [1, 2, 1, 2]
     doubled = with_tensors(value, lambda tensor: tensor.double())
     assert [tensor.dtype for tensor in tensors_in(doubled)] == [torch.float64] * 4
     assert isinstance(doubled["b"], Pair) and doubled["a"][1][1] == "text"
     assert one.dtype == torch.float32
+
+
+def test_an_item_that_is_an_attribute_too_is_found_once() -> None:
+    class Output(dict[str, Any]):
+        def __init__(self, **items: Any) -> None:
+            super().__init__(items)
+            self.__dict__.update(items, more=torch.ones(3))
+
+    assert [tensor.numel() for tensor in tensors_in(Output(a=torch.ones(1), b=torch.ones(2)))] == [1, 2, 3]

@@ -461,3 +461,11 @@ def test_macs_are_those_of_an_image_of_the_recorded_size(client: Client, repo: R
     client.run("""push("0.5"); push("0.75", input={"size": [3, 24, 24]})""").ok()
     small, large = (json.loads(repo.file(f"pruned-{tag}/config.json"))["metrics"]["macs"] for tag in ("0.5", "0.75"))
     assert large > 3 * small
+
+
+def test_an_upload_that_fails_before_the_commit_committed_nothing(hub: Hub, client: Client, repo: Repo) -> None:
+    repo.create()
+    quick = "from zoo_slim.hub import _commit; _commit._OUTAGES = 0\n"
+    with hub.failing(Fault("POST .*/preupload/", "status", 500)):
+        said = client.run(quick + """print(error_of(push, "0.5"))""").ok()
+    assert said.endswith("; nothing was committed") and repo.log() == ["initial commit"]

@@ -565,3 +565,14 @@ def test_a_schema_file_slims_what_the_originals_form_has_no_words_for():
         SlimPruner(model, schema).run(0.3)
     _, result = slim_by_schema(model, schema, 0.3, PICTURE)
     assert verify(model, result, PICTURE).exact
+
+
+def test_a_batchnorm_without_scales_has_indices_too():
+    parts = (nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 2, 1))
+    model = randomize(nn.Sequential(*parts)).eval()
+    pruner = SlimPruner(model, trace(model, PICTURE))
+    entries = {entry["name"]: entry for entry in pruner.run(0.5)}
+    assert entries["2"] == {**entries["1"], "name": "2"} and len(entries["2"]["keep_idxes"]) == 4
+    again = SlimPruner(model)
+    again.apply_pruning_result(list(entries.values()))
+    assert again.result == pruner.result

@@ -29,7 +29,9 @@ def tensors_in(value: Any) -> list[Tensor]:
         if id(part) in seen or isinstance(part, _LEAVES):
             return
         seen[id(part)] = part
-        for item in (*_items(part), *_attributes(part)):
+        items = list(_items(part))
+        held = set(map(id, items))  # an object may hold its items as attributes, too
+        for item in (*items, *(value for value in _attributes(part) if id(value) not in held)):
             visit(item)
 
     visit(value)

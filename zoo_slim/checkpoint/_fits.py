@@ -1,10 +1,10 @@
 """Whether loading would build the network that is to be saved."""
 
+import copy
 import warnings
 
+import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint._meta import named_tensors
@@ -12,8 +12,7 @@ from zoo_slim.checkpoint._weights import same_bits, shared_names
 
 __all__ = ["check_fits"]
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ALIKE: tuple[tuple[type[nn.Module], ...], ...] = ((_BatchNorm,), (_DropoutNd, nn.Identity))
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Classes that compute the same in evaluation mode."""
 
 
@@ -70,39 +69,63 @@ def _check_tensors(model: nn.Module, expected: nn.Module, described: str) -> Non
 
 
 def _check_layers(model: nn.Module, expected: nn.Module, described: str) -> None:
-    found = dict(model.named_modules(remove_duplicate=False))
-    wanted = dict(expected.named_modules(remove_duplicate=False))
-    added = (name for name in found if name not in wanted and isinstance(_parent(found, name), _CONTAINERS))
-    for name in [*wanted, *added]:
-        here, there = found.get(name), wanted.get(name)
-        if here is None or there is None or not _same_class(here, there):
-            own, other = ("nothing" if layer is None else f"a {type(layer).__name__}" for layer in (here, there))
+    """Compare torch's own layers; of other classes it is not known what they compute."""
+    found: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    wanted: dict[str, nn.Module] = dict(expected.named_modules(remove_duplicate=False))
+    for name, there in wanted.items():
+        here = found.get(name, there)  # a wrapper may have changed the name
+        if not _alike(here, there):
             raise CheckpointError(
-                f"layer {name!r}: is {own}, in the {described} {other}, which loading would build; register a builder"
-                " that makes this network (zoo_slim.register), and pass its name as architecture="
+                f"layer {name!r}: is a {_kind(here)}, in the {described} a {_kind(there)}, which loading would build;"
+                " pass the options= it was built with, or register a builder that makes this network"
+                " (zoo_slim.register) and pass its name as architecture="
             )
         for setting in _settings(there):
-            if type(here) is type(there) and getattr(there, setting, None) != getattr(here, setting, None):
+            if hasattr(here, setting) and getattr(there, setting, None) != getattr(here, setting):
                 raise CheckpointError(
-                    f"layer {name!r}: {setting} is {getattr(here, setting, None)}, in the {described}"
+                    f"layer {name!r}: {setting} is {getattr(here, setting)}, in the {described}"
                     f" {getattr(there, setting, None)}; pass the options= it was built with and, if it is slim, its"
                     " result="
                 )
+        if isinstance(there, nn.Sequential) and isinstance(here, nn.Sequential) and len(here) > len(there):
+            raise CheckpointError(
+                f"layer {name!r}: has {len(here)} layers, in the {described} {len(there)}; pass the options= it was"
+                " built with, or register a builder that makes this network (zoo_slim.register)"
+            )
 
 
-def _parent(modules: dict[str, nn.Module], name: str) -> nn.Module:
-    return modules[name.rpartition(".")[0]]
+def _alike(here: nn.Module, there: nn.Module) -> bool:
+    """Whether two layers compute the same in evaluation mode, as far as that is known."""
+    if type(here) is type(there) or not (_is_torchs(here) or _is_torchs(there)):
+        return True
+    if isinstance(here, torch.jit.ScriptModule) or (type(here) in _NORMS and type(there) in _NORMS):
+        return True
+    return _returns_its_input(here) and _returns_its_input(there)
 
 
-def _same_class(a: nn.Module, b: nn.Module) -> bool:
-    """Compared by name, as a notebook's cell that runs again makes another class of the same name."""
-    one, other = ((type(layer).__module__, type(layer).__qualname__) for layer in (a, b))
-    return one == other or any(isinstance(a, alike) and isinstance(b, alike) for alike in _ALIKE)
+def _is_torchs(layer: nn.Module) -> bool:
+    kind = type(layer)
+    return kind.__module__.startswith("torch.nn.modules.") and not kind.__module__.endswith((".container", ".module"))
+
+
+def _returns_its_input(layer: nn.Module) -> bool:
+    """Whether a layer does nothing in evaluation mode, as dropout and stochastic depth of any library."""
+    if next(layer.parameters(), None) is not None or next(layer.buffers(), None) is not None:
+        return False
+    images = torch.randn(2, 4, 6, 6, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(layer).eval()(images)
+    except Exception:
+        return False
+    return isinstance(output, torch.Tensor) and torch.equal(output, images)
+
+
+def _kind(layer: nn.Module) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
 def _settings(module: nn.Module) -> list[str]:
     """Return what a layer of torch computes with besides its tensors; other classes do not say."""
-    names = getattr(type(module), "__constants__", [])
-    if not type(module).__module__.startswith("torch.nn.modules."):
-        return []
+    names = getattr(type(module), "__constants__", []) if _is_torchs(module) else []
     return [name for name in names if name not in ("p", "inplace", "momentum")]

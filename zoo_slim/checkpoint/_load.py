@@ -1,5 +1,6 @@
 """Read a slim checkpoint from a folder."""
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -114,6 +115,8 @@ def load_folder(
         RegistryError: the architecture is not installed, or does not take an option.
     """
     where = resolve_device(device)
+    if pretrained and where.type == "meta":
+        raise CheckpointError("load: the device 'meta' holds no weights; pass pretrained=False, or another device")
     check_dtype(dtype)
     base = None if base_file is None else Path(base_file)
 
@@ -124,14 +127,11 @@ def load_folder(
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device of a name; CheckpointError where torch has no such device, or it holds no values."""
+    """Return the device of a name; CheckpointError where torch has no such device."""
     try:
-        found = torch.empty(0, device=device).device
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"load: device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
-    if found.type == "meta":
-        raise CheckpointError("load: device 'meta' cannot be used: it holds no values; load, then use .to('meta')")
-    return found
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -275,6 +275,8 @@ def _check_given(config: Config, given: dict[str, Any], architecture: Architectu
         else:
             parameter = inspect.signature(architecture.builder).parameters.get(name)
             stored = "the default" if parameter is None else parameter.default
+            with contextlib.suppress(RegistryError):
+                stored = architecture.check({name: stored})[name]
         if type(stored) is not type(value) or stored != value:
             raise CheckpointError(
                 f"{folder / CONFIG}: was saved with {name}={stored!r}, but {name}={value!r} was asked for; leave it"

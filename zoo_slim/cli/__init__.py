@@ -68,7 +68,7 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported
             raise
-        advice = "Take a smaller --batch-size; in training, --accumulate and --amp need less, too (in another --output)"
+        advice = "Where the command has them, a smaller --batch-size or --device cpu helps; in training --amp, too"
         typer.secho(f"zoo-slim: {str(error).splitlines()[0]} {advice}", fg=typer.colors.RED, err=True)
         sys.exit(1)
     finally:

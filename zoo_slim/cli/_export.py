@@ -68,9 +68,10 @@ def export(
         model = load_folder(folder).float()
         config = read_config(folder)
         if deploy:
-            if not callable(getattr(model, "deploy", None)):
+            merge: Any = getattr(model, "deploy", None)
+            if not callable(merge):
                 raise ZooSlimError(f"{name}: a {config.architecture} has nothing to merge: leave out --deploy")
-            model = model.deploy()
+            model = merge()
         note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
         images = example_of(registry().find(config.architecture), config, 3)
     with replacing_file(output) as scratch:

@@ -3,10 +3,11 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zoo_slim._errors import HubError, NotThereError
+from zoo_slim._errors import HubError, NotThereError, ZooSlimError
 from zoo_slim.hub._errors import OFFLINE, first_line, log_in, status_of
 from zoo_slim.hub._remote import Contents, Remote, quiet
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "commit"]
 
+NOTHING = "nothing was committed"
 _RACES, _OUTAGES = 12, 3
 """How often a commit is made again because of other commits, and because the Hub failed."""
 
@@ -68,13 +70,18 @@ def commit(target: Target, message: str, plan: Callable[[Contents], list[Any]]) 
     api = HfApi(token=target.token, library_name="zoo_slim")
     _prepare(api, target)
     races = outages = 0
-    state = "nothing was committed"
+    state = NOTHING
     while True:
         try:
             contents = target.remote.contents(target.branch)
         except NotThereError as error:
             raise HubError(f"{target.repo}: {error}; {state}") from error
-        operations = plan(contents)
+        try:
+            operations = plan(contents)
+        except ZooSlimError as error:
+            if state == NOTHING:
+                raise
+            raise HubError(f"{error}; {state}") from error
         try:
             with quiet(small=False):
                 made = api.create_commit(
@@ -149,11 +156,21 @@ def _passes(error: Exception) -> bool:
 
 def _may_be_done(error: Exception) -> bool:
     """Whether the Hub may have done what it was asked, though it did not say so."""
+    if "/commit/" not in _url(error):
+        return False  # large files are sent before
     status = _status(error)
     if status is not None:
         return status >= 500 and status != 503
     unsent = ("ConnectError", "ConnectTimeout", "NewConnectionError")
     return _passes(error) and not any(type(cause).__name__ in unsent for cause in _chain(error))
+
+
+def _url(error: BaseException) -> str:
+    """What the client asked for when it failed; ``/commit/`` where it does not say."""
+    for cause in _chain(error):
+        with suppress(AttributeError, RuntimeError):  # what httpx says of an error without a request
+            return str(cause.request.url)  # type: ignore[attr-defined]
+    return "/commit/"
 
 
 def _status(error: BaseException) -> int | None:

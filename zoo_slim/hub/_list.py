@@ -59,10 +59,10 @@ class HubModel:
 
 
 class Trouble(NamedTuple):
-    """Why a ``config.json`` could not be read, and whether it was fetched at least."""
+    """Why a ``config.json`` could not be read, and whether it could be another time."""
 
     text: str
-    fetched: bool
+    passing: bool
 
 
 def describe(place: HubPlace) -> HubModel:
@@ -134,7 +134,7 @@ def read_configs(
             file = fetch(remote, prefix_of(tag) + CONFIG, commit, None, LARGEST_CONFIG)
             return checkpoint.read_config(file.parent)
         except CheckpointError as error:
-            return Trouble(str(error), fetched=file is not None)
+            return Trouble(str(error), passing=file is None and error.__cause__ is not None)
 
     wanted = list(tags)
     with quiet(), ThreadPoolExecutor(_THREADS) as pool:

@@ -252,7 +252,7 @@ def _operations(
     pushed = {part.tag: part.config for part in parts}
     for tag, trouble in troubles.items():
         file = f"{target.repo}: {prefix_of(tag)}{CONFIG}"
-        if not trouble.fetched:
+        if trouble.passing:
             raise HubError(f"{file}: has to be read before anything is pushed beside it: {trouble.text}")
         if tag in pushed:
             raise HubError(

@@ -1,6 +1,6 @@
 """Fold the constants that removed channels still emitted into the layers that read them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from zoo_slim.schema import model_tensors
 from zoo_slim.slimming._constants import Reader, find_readers
 from zoo_slim.slimming._defaults import example_of
 from zoo_slim.slimming._slim import remove
-from zoo_slim.tracing import Example, run_trace
+from zoo_slim.tracing import Example
 
 __all__ = ["Folding", "fold_constants"]
 
@@ -82,13 +82,12 @@ def fold_constants(
     slim_model = remove(model, result)
     try:
         readers, shared = find_readers(model, result, example)
-        reads = run_trace(model, example).reads
     except Exception as error:
         raise SlimmingError(
             f"the constants of this {type(model).__name__} cannot be measured: it does not run on the example input in "
             f"float64 on the CPU: {error}. Slim it without folding, and recalibrate the slim network."
         ) from error
-    targets, left = _targets(model, result, readers, shared, reads)
+    targets, left = _targets(model, result, readers, shared)
     tensors = model_tensors(slim_model)
     by_target = {target: reader for reader in readers if (target := targets.get(reader.weight)) is not None}
     with torch.no_grad():
@@ -108,11 +107,7 @@ def fold_constants(
 
 
 def _targets(
-    model: nn.Module,
-    result: PruningResult,
-    readers: list[Reader],
-    shared: set[str],
-    reads: Collection[tuple[str, int]],
+    model: nn.Module, result: PruningResult, readers: list[Reader], shared: set[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Where the shift of each reader goes, and why that of others cannot be placed."""
     by_weight: dict[str, list[Reader]] = {}
@@ -140,11 +135,13 @@ def _targets(
             for weight in weights:
                 left[weight] = f"it shares {target} with another layer"
                 del targets[weight]
-    tensors = model_tensors(model)
-    for name, axis in sorted(reads):
-        shape = tensors[name].shape
-        matrix = shape.numel() > shape[axis]  # others scale the channels that a layer then reads
-        if matrix and axis in result.kept.get(name, {}) and name not in by_weight:
+    modules = dict(model.named_modules())
+    for name, tensor in model_tensors(model).items():
+        if tensor.ndim < 2 or name in by_weight or 1 not in result.kept.get(name, {}):
+            continue
+        owner = modules.get(name.rpartition(".")[0])
+        writes = isinstance(owner, nn.Embedding) or getattr(owner, "transposed", False)
+        if not writes and tensor.numel() > tensor.shape[1]:  # others scale the channels that a layer then reads
             left[name] = "it is not called as a layer"
     return targets, left
 

@@ -14,6 +14,7 @@ from zoo_slim.slimming._keep import slim_attributes
 __all__ = ["from_original", "to_original"]
 
 _NORM = nn.modules.batchnorm._BatchNorm
+_VECTORS = ("weight", "bias", "running_mean", "running_var")
 _CONV = nn.modules.conv._ConvNd
 
 
@@ -26,14 +27,15 @@ def to_original(result: PruningResult, model: nn.Module) -> list[dict[str, Any]]
     entries: list[dict[str, Any]] = []
     for name, module in model.named_modules():
 
-        def indices(axis: int, size: int, name: str = name) -> list[int]:
-            found = result.kept.get(f"{name}.weight", {}).get(axis)
+        def indices(axis: int, size: int, name: str = name, locals: Sequence[str] = ("weight",)) -> list[int]:
+            held = (result.kept[full] for local in locals if (full := f"{name}.{local}") in result.kept)
+            found = next(held, {}).get(axis)
             if found is not None and found.ndim != 1:
                 raise _wordless(f"{name}.weight: its groups keep channels of their own")
             return list(range(size)) if found is None else found.tolist()
 
         if isinstance(module, _NORM):
-            entries.append({"name": name, "keep_idxes": indices(0, module.num_features)})
+            entries.append({"name": name, "keep_idxes": indices(0, module.num_features, locals=_VECTORS)})
         elif isinstance(module, _CONV):
             after, before = _axes(module)
             outputs = indices(after, module.weight.shape[after])
@@ -108,7 +110,7 @@ def from_original(entries: Sequence[dict[str, Any]], model: nn.Module, prefix: s
         name = name.removeprefix(prefix) if isinstance(name, str) else name
         module = modules.get(name) if isinstance(name, str) else None
         if isinstance(module, _NORM):
-            for local in ("weight", "bias", "running_mean", "running_var"):
+            for local in _VECTORS:
                 if isinstance(getattr(module, local), Tensor):
                     put(f"{name}.{local}", 0, entry, "keep_idxes", module.num_features)
         elif isinstance(module, _CONV):

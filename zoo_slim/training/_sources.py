@@ -40,10 +40,10 @@ class Data:
         if self.download:
             by_main(lambda: load_dataset(self.name, self.root, self.size, download=True))
         found = load_dataset(self.name, self.root, self.size, **default)
-        said = {key: tuple(numbers) for key in ("mean", "std") if (numbers := (expected or {}).get(key))}
-        return (
-            replace(found, **said) if isinstance(found, FolderImages) and {*map(len, said.values())} <= {3} else found
-        )
+        mean, std = (tuple((expected or {}).get(key) or ()) for key in ("mean", "std"))
+        if isinstance(found, FolderImages) and len(mean) == len(std) == 3:
+            return replace(found, mean=mean, std=std)
+        return found
 
 
 def read(data: Data | Dataset, model: nn.Module | None = None) -> Dataset:
