@@ -109,7 +109,7 @@ def page(theirs: dict[str, dict], ours: dict[str, dict]) -> str:
         f"Not alike: {len(unlike)} models have scales for the smaller part of their channels; torch-pruning ranked "
         f"them by these, zoo_slim by weights, so what is left cannot be compared ({', '.join(unlike)}). zoo_slim "
         f"traces {smaller} of the models with smaller images. {', '.join(beyond) or 'None'} took zoo_slim more than "
-        "the bound of memory, in a second run that torch-pruning's failures did not get.",
+        "the bound of memory; such second runs were not made of torch-pruning's failures.",
         "",
         "    cd benchmarks",
         "    python comparison.py run comparison-models.txt results/torch_pruning.jsonl",

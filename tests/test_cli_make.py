@@ -476,7 +476,7 @@ def test_what_cannot_be_exported_is_told(zoo_slim, tmp_path, monkeypatch):
 def test_deploy_merges_what_can_be_merged(zoo_slim, tmp_path, monkeypatch):
     save_slim(tmp_path / "model")
     ran = zoo_slim("export", "model", "--deploy", "--output", "x.pt2")
-    assert ran.code == 1 and f"a {NAME} has nothing to merge: leave out --deploy" in ran.err
+    assert ran.code == 1 and f"a {NAME} has no deploy() to merge by: leave out --deploy" in ran.err
     given = []
 
     def export(model, images, file, note):

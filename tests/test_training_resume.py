@@ -1,5 +1,6 @@
 """A run that goes on ends as one that was never interrupted; another run is refused."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -430,3 +431,12 @@ def test_damaged_state_is_refused(tmp_path):
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(TrainingError, match="cannot be read"):
         read_state(tmp_path)
+
+
+def test_images_normalised_otherwise_are_another_run(tmp_path):
+    fit(toy_model(), toy_data(), SETTINGS, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["dataset"]["mean"] == list(toy_data().mean)
+    other = dataclasses.replace(toy_data(), mean=(0.1, 0.2, 0.3))
+    with pytest.raises(TrainingError, match=r"dataset mean = \[.*now it is \[0\.1, 0\.2, 0\.3\]"):
+        fit(toy_model(), other, SETTINGS, tmp_path, resume=True)

@@ -87,11 +87,13 @@ def _check_layers(model: nn.Module, expected: nn.Module, described: str) -> None
                     f" {getattr(there, setting, None)}; pass the options= it was built with and, if it is slim, its"
                     " result="
                 )
-        if isinstance(there, nn.Sequential) and isinstance(here, nn.Sequential) and len(here) > len(there):
-            raise CheckpointError(
-                f"layer {name!r}: has {len(here)} layers, in the {described} {len(there)}; pass the options= it was"
-                " built with, or register a builder that makes this network (zoo_slim.register)"
-            )
+        if isinstance(there, nn.Sequential) and isinstance(here, nn.Sequential):
+            more = [*list(here)[len(there) :], *list(there)[len(here) :]]
+            if not all(map(_returns_its_input, more)):
+                raise CheckpointError(
+                    f"layer {name!r}: has {len(here)} layers, in the {described} {len(there)}; pass the options= it was"
+                    " built with, or register a builder that makes this network (zoo_slim.register)"
+                )
 
 
 def _alike(here: nn.Module, there: nn.Module) -> bool:

@@ -67,13 +67,18 @@ def export(
     with status(f"loading {name}"):
         model = load_folder(folder).float()
         config = read_config(folder)
+        images = example_of(registry().find(config.architecture), config, 3)
         if deploy:
             merge: Any = getattr(model, "deploy", None)
             if not callable(merge):
-                raise ZooSlimError(f"{name}: a {config.architecture} has nothing to merge: leave out --deploy")
-            model = merge()
+                raise ZooSlimError(f"{name}: a {config.architecture} has no deploy() to merge by: leave out --deploy")
+            merged = merge()
+            if not (difference := _difference(model, images, merged(images))) <= TOLERANCE:
+                raise ZooSlimError(
+                    f"{name}: merged, its outputs differ by {difference:.1e} of the largest: leave out --deploy"
+                )
+            model = merged
         note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
-        images = example_of(registry().find(config.architecture), config, 3)
     with replacing_file(output) as scratch:
         with status(f"exporting {name}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from zoo_slim._errors import CheckpointError, NotThereError
 if TYPE_CHECKING:
     from zoo_slim.hub._remote import Remote
 
-__all__ = ["OFFLINE", "UnreachableError", "explain", "first_line", "is_offline", "log_in", "status_of"]
+__all__ = ["OFFLINE", "ClaimError", "UnreachableError", "explain", "first_line", "is_offline", "log_in", "status_of"]
 
 OFFLINE = "the Hub is not to be asked, as HF_HUB_OFFLINE is set"
 
@@ -25,6 +25,10 @@ class UnreachableError(NotThereError):
     def __init__(self, message: str, final: bool = False, exists: bool = False):
         super().__init__(message, exists)
         self.final = final
+
+
+class ClaimError(CheckpointError):
+    """What the Hub, or ``config.json``, says of a file cannot be right, however often it is fetched."""
 
 
 def first_line(error: BaseException) -> str:

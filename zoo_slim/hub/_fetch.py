@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint import FileRecord
-from zoo_slim.hub._errors import UnreachableError
+from zoo_slim.hub._errors import ClaimError, UnreachableError
 from zoo_slim.hub._remote import Head, Remote, quiet
 from zoo_slim.hub._verify import etag_of, forget, wrong_with
 
@@ -125,7 +125,7 @@ def _refuse(name: str, head: Head, record: FileRecord | None, most: int) -> None
     claims = [("the Hub", head.size)] + ([("config.json", record.bytes)] if record else [])
     for who, size in claims:
         if size is not None and size > most:
-            raise CheckpointError(
+            raise ClaimError(
                 f"{name}: is {size:,} bytes long, as {who} says, but can have {most:,} at most; it was not downloaded"
             )
     if record is None:
@@ -133,7 +133,7 @@ def _refuse(name: str, head: Head, record: FileRecord | None, most: int) -> None
     mine = f"SHA-256 {record.sha256} and {record.bytes:,} bytes"
     other = head.etag if re.fullmatch("[0-9a-f]{64}", head.etag) else record.sha256
     if other != record.sha256 or head.size not in (None, record.bytes):
-        raise CheckpointError(
+        raise ClaimError(
             f"{name}: config.json says {mine}, the Hub says {head.etag} and {head.size} bytes; it was not downloaded."
             " The files were not pushed together; ask the repository's owner to push them again"
         )

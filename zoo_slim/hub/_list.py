@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zoo_slim import checkpoint
 from zoo_slim._errors import CheckpointError, HubError
 from zoo_slim.checkpoint import CONFIG, Config
-from zoo_slim.hub._errors import UnreachableError, explain
+from zoo_slim.hub._errors import ClaimError, UnreachableError, explain
 from zoo_slim.hub._fetch import fetch
 from zoo_slim.hub._place import LARGEST_CONFIG, HubPlace, checkpoints_in, fetch_config, prefix_of
 from zoo_slim.hub._remote import Contents, Remote, quiet
@@ -134,7 +134,7 @@ def read_configs(
             file = fetch(remote, prefix_of(tag) + CONFIG, commit, None, LARGEST_CONFIG)
             return checkpoint.read_config(file.parent)
         except CheckpointError as error:
-            return Trouble(str(error), passing=file is None and error.__cause__ is not None)
+            return Trouble(str(error), passing=file is None and not isinstance(error, ClaimError))
 
     wanted = list(tags)
     with quiet(), ThreadPoolExecutor(_THREADS) as pool:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult
-from zoo_slim.schema import model_tensors
 from zoo_slim.slimming._keep import slim_attributes
 
 __all__ = ["from_original", "to_original"]
@@ -52,7 +51,8 @@ def to_original(result: PruningResult, model: nn.Module) -> list[dict[str, Any]]
 
 def _check_said(result: PruningResult, said: PruningResult, model: nn.Module) -> None:
     """Check that what entries say is all of a result."""
-    tensors = model_tensors(model)
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tensors: dict[str, Tensor] = dict(named)
     for block in result.removed:
         raise _wordless(f"{block!r} was removed")
     for tensor, axes in result.kept.items():

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from zoo_slim.training._data import Dataset
+from zoo_slim.training._folder import IMAGENET_MEAN, IMAGENET_STD, FolderImages
 from zoo_slim.training._settings import FREE_TO_CHANGE, Settings, TrainingError
 from zoo_slim.training._state import read_json, write_json
 
@@ -26,7 +27,7 @@ except ImportError:  # Windows
 
 __all__ = ["check_unclaimed", "claim", "describe"]
 
-RECORDED_LATER = frozenset({"input_size", "architecture", "options", "source_sha256"})
+RECORDED_LATER = frozenset({"input_size", "mean", "std", "architecture", "options", "source_sha256"})
 """A ``run.json`` without these is resumed without comparing them."""
 
 
@@ -39,6 +40,8 @@ def describe(model: nn.Module, dataset: Dataset, settings: Settings, identity: M
             "name": dataset.name,
             "classes": list(dataset.classes),
             "input_size": list(dataset.input_size),
+            "mean": [float(number) for number in dataset.mean],
+            "std": [float(number) for number in dataset.std],
             "train_count": dataset.train_count,
             "test_count": dataset.test_count,
         },
@@ -96,6 +99,8 @@ def _enter(folder: Path, description: dict[str, Any], resume: bool) -> None:
         before = before if isinstance(before, dict) else {}
         if part == "settings":
             before = {**_DEFAULTS, **before}
+        elif before.get("name") == FolderImages.name:
+            before = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), **before}
         for name in {**values, **before}:
             value, old = values.get(name), before.get(name)
             unknown = name in RECORDED_LATER and name not in before

@@ -23,6 +23,7 @@ from zoo_slim.training._sources import (
     load_network,
     read,
     training_of,
+    warn_of_normalisation,
     with_classes,
 )
 from zoo_slim.training._state import digest_of
@@ -201,5 +202,6 @@ def _teacher(source: str | Path | None, dataset: Dataset) -> tuple[nn.Module | N
         return None, None
     teacher = load_network(source)
     check_classes(teacher, dataset, "teacher")
+    warn_of_normalisation(teacher, dataset)
     check_forward(teacher, dataset, f"the teacher {source}")
     return teacher, digest_of(teacher.state_dict())

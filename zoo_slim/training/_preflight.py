@@ -39,8 +39,8 @@ def check_scales(model: nn.Module) -> None:
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     if not any(norm.affine for norm in norms):
         raise TrainingError(
-            f"this {type(model).__name__} has no BatchNorm scales to slim by: train it (zoo-slim train), slim that by "
-            "its weights (zoo-slim slim --criterion l2), and train the slim one further (zoo-slim finetune)"
+            f"this {type(model).__name__} has no BatchNorm scales to slim by: once trained (zoo-slim train), slim it "
+            "by weights (zoo-slim slim --criterion l2), and train the slim one further (zoo-slim finetune)"
         )
 
 

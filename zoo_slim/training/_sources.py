@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from zoo_slim.training._settings import TrainingError
 
 __all__ = [
     "Data", "check_architecture", "check_classes", "compare_classes", "example_of", "load_network", "read", "structure",
-    "training_of", "with_classes",
+    "training_of", "warn_of_normalisation", "with_classes",
 ]  # fmt: skip
 
 
@@ -105,6 +106,22 @@ def check_classes(model: nn.Module, dataset: Dataset, role: str = "model") -> No
     origin = origin_of(model)
     if origin is not None:
         compare_classes(origin.classes or (), dataset, role)
+
+
+def warn_of_normalisation(teacher: nn.Module, dataset: Dataset) -> None:
+    """Warn where a teacher expects other images than it will see, which are normalised for the network."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(teacher)
+    expected = (origin.input if origin is not None else None) or {}
+    given = {"mean": dataset.mean, "std": dataset.std}
+    differ = [key for key, numbers in given.items() if expected.get(key) and not np.allclose(expected[key], numbers)]
+    if differ and is_main():
+        warnings.warn(
+            f"the teacher expects images of another {' and '.join(differ)} than {dataset.name} is normalised with for "
+            "the network; its answers may be wrong",
+            stacklevel=3,
+        )
 
 
 def compare_classes(classes: Sequence[str], dataset: Dataset, role: str = "model") -> None:
