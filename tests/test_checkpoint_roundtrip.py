@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from checkpoint_cnn import NAME, a_result, images, load, result_for, same_state, slimmed, small_cnn, trained
 from hypothesis import given, settings
@@ -404,7 +405,6 @@ def test_a_buffer_that_is_not_saved_and_differs_is_told(tmp_path: Path) -> None:
 
 
 def test_what_does_nothing_in_evaluation_may_differ(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
     model = timm.create_model("convnext_atto", drop_path_rate=0.2, num_classes=4)
     with torch.device("meta"):
         plain = timm.create_model("convnext_atto", num_classes=4)

@@ -253,8 +253,9 @@ def test_wrong_schema_is_refused_before_training(data, tmp_path, content, messag
         write_schema(trace(vgg.build(num_classes=10), vgg.example_input(size=32)), file)
     elif content is not None:
         file.write_text(content)
-    with pytest.raises(SchemaError, match=message):
-        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", options=OPTIONS, schema=file)
+    for tuning in (SETTINGS, None):
+        with pytest.raises(SchemaError, match=message):
+            run_all(NAME, data, SETTINGS, tuning, [0.5], tmp_path / "run", options=OPTIONS, schema=file)
     assert not (tmp_path / "run").exists()
 
 

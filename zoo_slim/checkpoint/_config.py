@@ -13,7 +13,17 @@ from zoo_slim.checkpoint._base import BaseWeights, FileRecord, parse_base, parse
 from zoo_slim.checkpoint._json import check_tree, dump, fail, parse_object
 from zoo_slim.checkpoint._safetensors import DTYPES
 
-__all__ = ["CONFIG", "MODEL", "PRUNING", "Config", "check_variant", "is_variant", "parse_config", "read_bytes"]
+__all__ = [
+    "CONFIG",
+    "MODEL",
+    "PRUNING",
+    "Config",
+    "check_variant",
+    "is_variant",
+    "parse_config",
+    "read_bytes",
+    "read_config_file",
+]
 
 CONFIG, MODEL, PRUNING = "config.json", "model.safetensors", "pruning.safetensors"
 FORMAT, VERSION = "zoo_slim.checkpoint", 1
@@ -85,6 +95,15 @@ def read_bytes(file: Path, limit: int) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def read_config_file(file: Path) -> Config:
+    """Read and validate a ``config.json``.
+
+    Raises:
+        CheckpointError: as `read_bytes` and `parse_config`.
+    """
+    return parse_config(read_bytes(file, _LIMIT), str(file))
 
 
 def parse_config(data: bytes, where: str) -> Config:

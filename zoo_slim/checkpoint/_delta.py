@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord, common_prefix, parse_base
-from zoo_slim.checkpoint._config import CONFIG, MODEL, Config, parse_config, read_bytes
+from zoo_slim.checkpoint._config import CONFIG, MODEL, Config, read_config_file
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, find_folder
 from zoo_slim.checkpoint._meta import named_tensors
 from zoo_slim.checkpoint._tensor_file import TensorFile
@@ -38,7 +38,7 @@ def cut_from_folder_above(
     if not folder.name.startswith(VARIANT_PREFIX):
         raise CheckpointError(f"{folder}: only a slim network in a folder pruned-VARIANT can do without weights")
     parent = find_folder(folder.parent)
-    base = parse_config(read_bytes(parent / CONFIG, 1 << 20), str(parent / CONFIG))
+    base = read_config_file(parent / CONFIG)
     if (base.architecture, base.options) != (config.architecture, config.options) or MODEL not in base.files:
         raise CheckpointError(
             f"{parent / CONFIG}: expected the weights of {config.architecture!r} with options {config.options},"
@@ -63,7 +63,7 @@ def check_still_there(record: FileRecord, folder: Path) -> None:
         CheckpointError: it does not.
     """
     file = find_folder(folder.parent) / CONFIG
-    if parse_config(read_bytes(file, 1 << 20), str(file)).files.get(MODEL) != record:
+    if read_config_file(file).files.get(MODEL) != record:
         raise CheckpointError(f"{file}: the base network was replaced meanwhile; slim the one that is there now")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo_slim._errors import CheckpointError, RegistryError, SlimmingError
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
-from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
+from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, read_bytes, read_config_file
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, read_consistently
 from zoo_slim.checkpoint._json import fail
 from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, named_tensors, shapes_of
@@ -158,7 +158,7 @@ def _read_config(folder: Path) -> Config:
     if not os.path.isdir(folder):
         raise CheckpointError(f"{folder}: there is no such folder")
     file = inside(folder, CONFIG)
-    config = parse_config(read_bytes(file, 1 << 20), str(file))
+    config = read_config_file(file)
     if folder.name.startswith(VARIANT_PREFIX) and PRUNING in config.files:
         tag = check_variant(folder.name.removeprefix(VARIANT_PREFIX), str(folder), "folder name")
         if config.variant is not None and config.variant != tag:

@@ -13,7 +13,7 @@ from torch import nn
 from zoo_slim._errors import CheckpointError
 from zoo_slim._networks import unwrap
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
-from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_bytes
+from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_config_file
 from zoo_slim.checkpoint._delta import check_still_there, cut_from_file, cut_from_folder_above
 from zoo_slim.checkpoint._fits import check_fits
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, replacing
@@ -233,7 +233,7 @@ def check_dependants(folder: Path, new: FileRecord | None, but: Collection[str |
         if variant in but:
             continue
         file = folder / f"{VARIANT_PREFIX}{variant}" / CONFIG
-        needed = parse_config(read_bytes(file, 1 << 20), str(file)).base_weights
+        needed = read_config_file(file).base_weights
         if isinstance(needed, FileRecord) and needed != new:
             raise CheckpointError(
                 f"{folder}: variant {variant!r} has no weights of its own and is cut from those that would be replaced;"

@@ -1,7 +1,6 @@
 """The command export."""
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,11 +97,13 @@ def export(
 
 def _reason(error: BaseException) -> str:
     """What the exporter stumbled over first, without the colours and advice that it is wrapped in."""
+    from rich.text import Text
+
     from zoo_slim.hub._errors import first_line
 
     while (cause := error.__cause__) is not None:
         error = cause
-    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
+    return Text.from_ansi(first_line(error)).plain
 
 
 def _need_onnx() -> None:

@@ -60,7 +60,6 @@ def _parse_part(part: object, members: Mapping[str, Ids], where: str) -> Ids:
 
 def _indices(text: str, width: int, where: str) -> Ids:
     chosen: list[int] = []
-    count = 0
     for item in text.split(","):
         ends = item.split(":")
         if len(ends) > 2 or not all(end.isdigit() and len(end) < 9 for end in ends):
@@ -68,8 +67,7 @@ def _indices(text: str, width: int, where: str) -> Ids:
         first, last = int(ends[0]), int(ends[-1]) + (len(ends) == 1)
         if not first < last <= width:
             raise SchemaError(f"{where}: {item!r} does not lie in a group of {width} channels")
-        count += last - first
-        if count > _LIMIT:
+        if len(chosen) + last - first > _LIMIT:
             raise SchemaError(f"{where}: {text[:40]!r}… describes more than {_LIMIT} positions")
         chosen += range(first, last)
     return np.asarray(chosen, dtype=np.int64)

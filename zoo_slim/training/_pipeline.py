@@ -70,8 +70,7 @@ def train(
     from zoo_slim.registry import registry
 
     enter(settings, dtype)
-    target = Path(folder) / MODEL
-    check_unclaimed(target, Path(folder))
+    target = _target(folder)
     source = load_network(start) if start is not None else None
     dataset = read(data, source)
     found = registry().find(architecture)
@@ -122,8 +121,7 @@ def finetune(
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
     enter(settings, dtype)
-    target = Path(folder) / MODEL
-    check_unclaimed(target, Path(folder))
+    target = _target(folder)
     model = load_network(source)
     dataset = read(data, model)
     check_classes(model, dataset)
@@ -194,6 +192,13 @@ def _after_slimming(model: nn.Module, dataset: Dataset, settings: Settings) -> d
     if origin is None or not is_of(origin.training, tested_part(dataset, settings)):
         return {}
     return {name: origin.metrics[name] for name in AFTER_SLIMMING if name in origin.metrics}
+
+
+def _target(folder: str | Path) -> Path:
+    """Return where a run's checkpoint goes; what is there must be its own."""
+    target = Path(folder) / MODEL
+    check_unclaimed(target, Path(folder))
+    return target
 
 
 def _teacher(source: str | Path | None, dataset: Dataset) -> tuple[nn.Module | None, str | None]:

@@ -111,13 +111,13 @@ def run_all(
     given = start if base is None else base
     known = load_network(given) if given is not None else None
     dataset = read(data, known)
-    if tuning is not None:
-        part_size(tested_part(dataset, tuning), tuning)
-    if tuning is not None:
+    if schema is not None or tuning is not None:
         whole = known if known is not None and base is not None else structure(str(architecture), options, dataset)
         if schema is not None:
             check_schema(schema, whole)
-        check_scales(whole)
+        if tuning is not None:
+            part_size(tested_part(dataset, tuning), tuning)
+            check_scales(whole)
     if known is not None and base is not None:
         check_architecture(known, architecture, base)
     del known  # it need not be kept while others are trained
