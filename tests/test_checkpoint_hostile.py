@@ -123,6 +123,12 @@ CONFIG_CASES = [
     (put(f"files/{MODEL}/bytes", 17), r"model\.safetensors.*17 bytes long"),
     (put(f"files/{MODEL}", ...), r"config\.json"),
     (put(f"files/{PRUNING}", ...), r"model\.safetensors: tensor 'scale': expected the shape \[16\], found \[6\]"),
+    (put("package", "numpy"), "'package'"),
+    (put("package", {"name": "numpy"}), "'package'"),
+    (put("package", {"name": "numpy", "version": "1", "index": "http://host"}), "'package'"),
+    (put("package", {"name": "--index-url=http://host", "version": "1"}), "'package'"),
+    (put("package", {"name": "numpy", "version": "1\n2"}), "'package'"),
+    (put("package", {"name": ["numpy"], "version": 1}), "'package'"),
     (put("base_weights", {"sha256": "0" * 64, "bytes": 1}), "'base_weights'"),
 ]
 

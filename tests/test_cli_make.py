@@ -390,6 +390,43 @@ def test_export(zoo_slim, tmp_path, format):
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_export_of_a_fixed_batch(zoo_slim, tmp_path, format):
+    model = save_slim(tmp_path / "model")
+    file = tmp_path / f"tiny.{format}"
+    ran = zoo_slim("export", "model", "--pruned", "0.5", "--batch-size", "2", "--output", file.name)
+    assert ran.code == 0, ran.err
+    images = torch.rand(2, 3, 32, 32)
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        assert session.get_inputs()[0].shape == [2, 3, 32, 32] and session.get_outputs()[0].shape[0] == 2
+        (found,) = session.run(None, {"images": images.numpy()})
+    else:
+        program = torch.export.load(str(file)).module()
+        found = program(images).detach().numpy()
+        with pytest.raises((RuntimeError, AssertionError)):
+            program(images[:1])
+    assert np.allclose(found, model(images).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_export_for_an_opset(zoo_slim, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    save_slim(tmp_path / "model")
+    for opset in (18, 20):
+        assert zoo_slim("export", "model", "--opset", str(opset), "--output", "x.onnx").code == 0
+        assert [(kind.domain, kind.version) for kind in onnx.load("x.onnx").opset_import] == [("", opset)]
+    before = (tmp_path / "x.onnx").read_bytes()
+    ran = zoo_slim("export", "model", "--opset", "3", "--output", "x.onnx")
+    assert ran.code == 1 and "could not be written for opset 3, only for" in ran.err
+    assert (tmp_path / "x.onnx").read_bytes() == before
+    ran = zoo_slim("export", "model", "--opset", "18", "--output", "x.pt2")
+    assert ran.code == 1 and "--opset 18 is for ONNX, and x.pt2 is to be pt2" in ran.err
+
+
 def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
     save_slim(tmp_path / "model")
     assert zoo_slim("export", "model", "--output", "x.onnx", "--format", "exe").code == 2
@@ -411,7 +448,7 @@ def test_export_refuses(zoo_slim, tmp_path, monkeypatch):
 
 
 def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
-    def export(model, images, file, note):
+    def export(model, batches, file, note):
         file.write_bytes(b"something else")
         return 0.5
 
@@ -461,7 +498,7 @@ def test_export_names_the_outputs(zoo_slim, segmenter, tmp_path):
 
 
 def test_what_cannot_be_exported_is_told(zoo_slim, tmp_path, monkeypatch):
-    def export(model, images, file, note):
+    def export(model, batches, file, note):
         try:
             raise ValueError("data-dependent\nand more")
         except ValueError as error:
@@ -479,7 +516,7 @@ def test_deploy_merges_what_can_be_merged(zoo_slim, tmp_path, monkeypatch):
     assert ran.code == 1 and f"a {NAME} has no deploy() to merge by: leave out --deploy" in ran.err
     given = []
 
-    def export(model, images, file, note):
+    def export(model, batches, file, note):
         given.append(model)
         file.write_bytes(b"done")
         return 0.0

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from hub_handler import Fault
 from hub_server import Hub
 from hub_store import Repo, metadata
 from test_hub_load import a_model, files_of
+
+from zoo_slim._plugins import Package
+from zoo_slim.checkpoint import Config
+from zoo_slim.hub._card import Facts, write_card
 
 pytestmark = needs_fork
 __all__ = ["hub"]
@@ -96,6 +101,16 @@ def test_the_card_says_what_the_hub_understands(client: Client, repo: Repo) -> N
     assert rows[2].endswith("| 90.00 % | — |") and rows[4].endswith("| 80.00 % | 25.00 % |")
     for tag in ("0.5", "0.75"):
         assert f"](pruned-{tag}/channels.png)" in text
+
+
+def test_the_card_names_the_package_that_is_needed() -> None:
+    config = Config("net", metrics={"test_accuracy": 0.5})
+    for packages, said in (
+        ((None, Package("zoo_slim", "0.1.0")), "made and loaded with zoo_slim:"),
+        ((Package("their_nets", "1.0"), Package("zoo_slim", "0.1.0")), "with the package `their_nets` installed:"),
+    ):
+        configs = {str(tag): replace(config, package=package) for tag, package in enumerate(packages)}
+        assert said in write_card(None, configs, Facts("me/net"))
 
 
 def test_the_card_says_that_a_part_was_tested(client: Client, repo: Repo) -> None:

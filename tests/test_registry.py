@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 import zoo_slim
 from zoo_slim import Architecture, Family, Registry, ZooSlimError
 from zoo_slim._errors import RegistryError
+from zoo_slim._plugins import Package
 
 PLUGIN = Path(__file__).parent / "plugin"
 
@@ -346,10 +348,27 @@ def test_two_plugins_that_claim_a_name_are_both_named(tmp_path, monkeypatch):
         registry.find("net")
     assert "net = first_plugin:build (first_plugin 1.2)" in str(caught.value)
     assert "net = second_plugin:build (second_plugin 1.2)" in str(caught.value)
+    with pytest.raises(RegistryError, match="claimed by 2 plugins"):
+        registry.package("net")
     assert registry.find("other").name == "other"
     registry.register("other", small)
     with pytest.raises(RegistryError, match=r"claimed by 2 plugins: .*test_registry\.small"):
         registry.find("other")
+
+
+def test_the_package_that_offers_a_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\ndef build(): return nn.Identity()"
+    points = install(tmp_path, "some_plugin", code, {"theirs": "build"})
+    registry = Registry([*points, point("homeless", "small")])
+    registry.register("mine", small)
+    assert registry.package("theirs") == Package("some_plugin", "1.2")
+    assert str(registry.package("theirs")) == "some_plugin 1.2"
+    assert registry.package("mine") is None and registry.package("homeless") is None
+    package = zoo_slim.registry.registry().package("timm/resnet18")
+    assert package is not None and package.name == "zoo_slim"
+    monkeypatch.setattr(metadata.Distribution, "version", "1.2 of\nyesterday")
+    assert Registry(points).package("theirs") is None
 
 
 # The installed package
@@ -382,13 +401,23 @@ with torch.no_grad():
     model[0].weight[2] = 0.2
 result = zoo_slim.slim(model, ratio=0.5, criterion="peak", example_input=net.example_input())[1]
 print("peak" in list_criteria(), set(result.kept["0.weight"][0].tolist()) >= {1})
-"""
+zoo_slim.save(zoo_slim.load("tinynet", pretrained=False), "SAVED")
+""".replace("SAVED", str(tmp_path / "saved"))
     lines = python(code, site).splitlines()
     assert lines[0] == "['tinynet']"
     assert "broken = broken_plugin:family (broken_plugin 1.2)" in lines[1] and "no_such_module" in lines[1]
     assert lines[2].startswith("(1, 28, 28) torch.Size([2, 5])") and "('avg', 'max')" in lines[2]
     assert lines[3] == "resnet18" and lines[4] == "True True"
     assert "tinynet" not in zoo_slim.list_models("tiny*")
+    said = r"config\.json: field 'architecture': no architecture is called 'tinynet'(.|\n)*the package "
+    missing = r"zoo_slim_tinynet 0\.3\.0 offered it; it is not installed here: install it, if you trust it"
+    with pytest.raises(RegistryError, match=said + missing):
+        zoo_slim.load(tmp_path / "saved")
+    edited = (tmp_path / "saved" / "config.json").read_text().replace("zoo_slim_tinynet", "pytest")
+    (tmp_path / "saved" / "config.json").write_text(edited)
+    other = rf"pytest 0\.3\.0 offered it; {re.escape(pytest.__version__)} is installed here"
+    with pytest.raises(RegistryError, match=said + other):
+        zoo_slim.load(tmp_path / "saved")
 
 
 def test_finding_a_name_imports_nothing_heavy():

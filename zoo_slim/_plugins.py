@@ -1,8 +1,40 @@
 """What installed packages offer through entry points, and how it is named in messages."""
 
+import re
+from dataclasses import dataclass
 from importlib import metadata
 
-__all__ = ["entry_points", "label", "names", "reason"]
+__all__ = ["Package", "entry_points", "label", "names", "package_of", "reason"]
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,98}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package as ``pip`` names it, and its version.
+
+    Raises:
+        ValueError: they are not of the form that packages have.
+    """
+
+    name: str
+    version: str
+
+    def __post_init__(self) -> None:
+        for text, form in ((self.name, _NAME), (self.version, _VERSION)):
+            if not isinstance(text, str) or not form.fullmatch(text):
+                raise ValueError(f"{text!r} is not of the form that packages have")
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    def installed(self) -> str | None:
+        """Return the version of the package that is installed here, if one is."""
+        try:
+            return metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            return None
 
 
 def entry_points(group: str) -> list[metadata.EntryPoint]:
@@ -19,6 +51,15 @@ def label(point: metadata.EntryPoint) -> str:
     """``name = value (distribution version)``."""
     dist = getattr(point, "dist", None)
     return f"{point.name} = {point.value}" + (f" ({dist.name} {dist.version})" if dist is not None else "")
+
+
+def package_of(point: metadata.EntryPoint) -> Package | None:
+    """The package that an entry point belongs to; None where its name or version is none that could be installed."""
+    dist = getattr(point, "dist", None)
+    try:
+        return None if dist is None else Package(dist.name, dist.version)
+    except ValueError:
+        return None
 
 
 def reason(error: Exception) -> str:

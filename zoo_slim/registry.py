@@ -14,6 +14,7 @@ from torch import nn
 from zoo_slim import _plugins
 from zoo_slim._architecture import Architecture, Option
 from zoo_slim._errors import RegistryError
+from zoo_slim._plugins import Package
 
 __all__ = ["GROUP", "Architecture", "Family", "Option", "Registry", "register", "registry"]
 
@@ -50,6 +51,7 @@ class Registry:
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
         self._entry_points = None if entry_points is None else list(entry_points)
         self._plugins: dict[str, Architecture | Family] | None = None
+        self._packages: dict[str, Package | None] = {}
         self._registered: dict[str, Architecture] = {}
         self._failures: dict[str, str] = {}
         self._lock = threading.RLock()
@@ -105,9 +107,20 @@ class Registry:
             RegistryError: nothing has the name (the message offers close matches and lists plugins that failed), or
                 more than one plugin claims it (the message names them).
         """
+        return self._find(name)[1]
+
+    def package(self, name: str) -> Package | None:
+        """Return the installed package that offers the architecture of that name; None: the program registered it.
+
+        Raises:
+            RegistryError: as `find`.
+        """
+        return self._packages.get(self._find(name)[0])
+
+    def _find(self, name: str) -> tuple[str, Architecture]:
         found = {label: architecture for label, architecture in self._claims(name) if architecture is not None}
         if len(found) == 1:
-            return next(iter(found.values()))
+            return next(iter(found.items()))
         if found:
             raise RegistryError(
                 f"architecture {name!r} is claimed by {len(found)} plugins: {'; '.join(sorted(found))}. "
@@ -135,6 +148,7 @@ class Registry:
                 plugins: dict[str, Architecture | Family] = {}
                 for point in points:
                     label = _plugins.label(point)
+                    self._packages[label] = _plugins.package_of(point)
                     try:
                         plugins[label] = _as_plugin(point.name, point.load())
                     except Exception as error:

@@ -1,5 +1,6 @@
 """``config.json``: what a checkpoint says about itself, validated field by field."""
 
+import contextlib
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_slim._errors import CheckpointError
+from zoo_slim._plugins import Package
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord, parse_base, parse_record
 from zoo_slim.checkpoint._json import check_tree, dump, fail, parse_object
 from zoo_slim.checkpoint._safetensors import DTYPES
@@ -41,6 +43,8 @@ class Config:
     """The content of ``config.json``; the fields that `Origin` has too mean the same here.
 
     Attributes:
+        package: the package that offered the architecture when the network was saved; None: the program registered it,
+            or it is not recorded.
         dtype: floating dtype of the network when it was saved (``"float32"``); the dtype it loads as by default.
         stored_dtype: floating dtype in the file; differs from ``dtype`` when saved with ``dtype=``.
         files: the checkpoint's files (``model.safetensors``, ``pruning.safetensors``), each with digest and length.
@@ -60,6 +64,7 @@ class Config:
     stored_dtype: str = "float32"
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     base_weights: FileRecord | BaseWeights | None = None
+    package: Package | None = None
 
     def to_json(self) -> str:
         """Return the text of ``config.json``, sorted and indented."""
@@ -149,7 +154,15 @@ def parse_config(data: bytes, where: str) -> Config:
         stored_dtype=_dtype(raw.get("stored_dtype", "float32"), where, "stored_dtype"),
         files=files,
         base_weights=base_weights,
+        package=None if raw.get("package") is None else _package(raw["package"], where),
     )
+
+
+def _package(value: object, where: str) -> Package:
+    if isinstance(value, dict) and value.keys() == {"name", "version"}:
+        with contextlib.suppress(ValueError):
+            return Package(**value)
+    fail(where, "package", "the 'name' and the 'version' of a package", value)
 
 
 def _tree(value: object, where: str, field: str) -> dict[str, Any]:

@@ -252,12 +252,22 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
     try:
         architecture = registry().find(config.architecture)
     except RegistryError as error:
-        raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}") from None
+        raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}{_where_it_was(config)}") from None
     _check_given(config, options, architecture, folder)
     try:
         return architecture, architecture.check(config.options)
     except RegistryError as error:
         raise RegistryError(f"{folder / CONFIG}: field 'options': {error}") from None
+
+
+def _where_it_was(config: Config) -> str:
+    """Say which package offered the architecture where the network was saved, if the file does."""
+    if (package := config.package) is None:
+        return ""
+    here = package.installed()
+    return f"\nwhere it was saved, the package {package} offered it; " + (
+        f"{here} is installed here" if here else "it is not installed here: install it, if you trust it"
+    )
 
 
 def _build(architecture: Architecture, options: dict[str, Any], folder: Path) -> nn.Module:

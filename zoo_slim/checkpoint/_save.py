@@ -122,6 +122,7 @@ def save(
         training=_plain(origin.training, "training"),
         dtype=str(main).removeprefix("torch."),
         stored_dtype=str(dtype or main).removeprefix("torch."),
+        package=registry().package(known.name),
     )
     where = str(folder / CONFIG)
     unwritten = FileRecord("0" * 64, 0)

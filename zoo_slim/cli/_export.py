@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,11 +38,17 @@ def export(
     deploy: Annotated[
         bool, typer.Option("--deploy", help="First merge what only training needs, as RepVGG's branches.")
     ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Take batches of this size only. Default: of any size.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=1, help="Version of ONNX's operators. Default: as torch has it.")
+    ] = None,
 ) -> None:
     """Export a network to ONNX or torch.export.
 
-    The file takes batches of any size, of normalised float32 images, and holds float32. It is run, and its outputs are
-    compared. Input and classes are noted in it as JSON, in its metadata or in an extra file: zoo_slim.
+    The file takes batches of normalised float32 images, and holds float32. It is run, and its outputs are compared.
+    Input and classes are noted in it as JSON, in its metadata or in an extra file: zoo_slim.
     """
     from zoo_slim._errors import ZooSlimError
     from zoo_slim._files import check_replaceable, replacing_file
@@ -58,6 +65,8 @@ def export(
     if ending in FORMATS and format not in (None, ending):
         raise ZooSlimError(f"--output {output} and --format {format} contradict each other; leave out --format")
     format = format or ending
+    if opset is not None and format != "onnx":
+        raise ZooSlimError(f"--opset {opset} is for ONNX, and {output} is to be {format}; leave it out")
     if not output.absolute().parent.is_dir():
         raise ZooSlimError(f"{output}: there is no folder {output.parent}; make it first")
     if format == "onnx":
@@ -66,7 +75,7 @@ def export(
     with status(f"loading {name}"):
         model = load_folder(folder).float()
         config = read_config(folder)
-        images = example_of(registry().find(config.architecture), config, 3)
+        images = example_of(registry().find(config.architecture), config, batch_size or 3)
         if deploy:
             merge: Any = getattr(model, "deploy", None)
             if not callable(merge):
@@ -78,12 +87,14 @@ def export(
                 )
             model = merged
         note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
+    batches = [images] if batch_size else [images, images[:1]]
+    write = partial(_onnx, opset=opset) if format == "onnx" else _pt2
     with replacing_file(output) as scratch:
         with status(f"exporting {name}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                difference = (_onnx if format == "onnx" else _pt2)(model, images, scratch, json.dumps(note))
-            except OSError:
+                difference = write(model, batches, scratch, json.dumps(note))
+            except (OSError, ZooSlimError):
                 raise
             except Exception as error:  # of whatever kind: it is the exporter's, or the network's own code
                 raise ZooSlimError(f"{name}: cannot be exported to {format}: {_reason(error)}") from error
@@ -116,34 +127,54 @@ def _need_onnx() -> None:
         raise ZooSlimError(f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _onnx(model: "nn.Module", images: "Tensor", file: Path, note: str) -> float:
-    """Write an ONNX file with a note, run it, and return the largest relative difference of its outputs."""
+def _onnx(model: "nn.Module", batches: "list[Tensor]", file: Path, note: str, opset: int | None) -> float:
+    """Write an ONNX file with a note, run it, and return the largest relative difference of its outputs.
+
+    Args:
+        model: in evaluation mode.
+        batches: what it must take; of two sizes: it is to take any.
+        file: to be written.
+        note: kept in the file's metadata.
+        opset: the version of the operators; None: torch's default.
+    """
     import logging
 
     import onnx
     import onnxruntime
     import torch
 
+    from zoo_slim._errors import ZooSlimError
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
         model,
-        (images,),
+        (batches[0],),
         str(file),
         input_names=["images"],
-        output_names=_names(model, images),
+        output_names=_names(model, batches[0]),
+        opset_version=opset,
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        dynamic_shapes=_dynamic(batches),
         external_data=False,
         verbose=False,
     )
     written = onnx.load(str(file))
+    if opset not in (None, found := next(kind.version for kind in written.opset_import if not kind.domain)):
+        raise ZooSlimError(f"the network could not be written for opset {opset}, only for {found}: leave out --opset")
     onnx.helper.set_model_props(written, {"zoo_slim": note})
     onnx.save(written, str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return max(
         _difference(model, batch, [torch.from_numpy(found) for found in session.run(None, {"images": batch.numpy()})])
-        for batch in (images, images[:1])
+        for batch in batches
     )
+
+
+def _dynamic(batches: "list[Tensor]") -> tuple[dict[int, Any]] | None:
+    """Return the shapes that may vary: the number of images, where there are batches of several sizes."""
+    import torch
+
+    return ({0: torch.export.Dim("batch", min=1)},) if len(batches) > 1 else None
 
 
 def _names(model: "nn.Module", images: "Tensor") -> list[str] | None:
@@ -159,14 +190,17 @@ def _names(model: "nn.Module", images: "Tensor") -> list[str] | None:
     return None
 
 
-def _pt2(model: "nn.Module", images: "Tensor", file: Path, note: str) -> float:
-    """Write a program of ``torch.export`` with a note, run it, and return the largest relative difference."""
+def _pt2(model: "nn.Module", batches: "list[Tensor]", file: Path, note: str) -> float:
+    """Write a program of ``torch.export`` with a note, run it, and return the largest relative difference.
+
+    The arguments are those of `_onnx`.
+    """
     import torch
 
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    program = torch.export.export(model, (batches[0],), dynamic_shapes=_dynamic(batches))
     torch.export.save(program, str(file), extra_files={"zoo_slim": note})
     loaded = torch.export.load(str(file)).module()
-    return max(_difference(model, batch, loaded(batch)) for batch in (images, images[:1]))
+    return max(_difference(model, batch, loaded(batch)) for batch in batches)
 
 
 def _difference(model: "nn.Module", images: "Tensor", outputs: Any) -> float:

@@ -12,6 +12,7 @@ from zoo_slim.cli._options import AsJson, Name, Pruned, example
 from zoo_slim.cli._output import accuracy, console, facts, percent, size, status, table
 
 if TYPE_CHECKING:
+    from zoo_slim._plugins import Package
     from zoo_slim.checkpoint import Config
 
 __all__ = ["add_commands"]
@@ -55,6 +56,7 @@ def _of_architecture(name: str) -> dict[str, Any]:
         costs = _costs(model, architecture.example_input(1))
     return {
         "architecture": name,
+        "package": _package(registry().package(name)),
         "class": f"{type(model).__module__}.{type(model).__name__}",
         "input": list(architecture.input_size),
         **costs,
@@ -62,6 +64,10 @@ def _of_architecture(name: str) -> dict[str, Any]:
         "options": {option: _kind(kind) for option, kind in architecture.options.items()},
         "variants": _variants(loading.bundled_zoo() / name),
     }
+
+
+def _package(package: "Package | None") -> str | None:
+    return None if package is None else str(package)
 
 
 def _of_repository(name: str) -> dict[str, Any]:
@@ -81,6 +87,7 @@ def _of_repository(name: str) -> dict[str, Any]:
         "commit": model.commit,
         "visibility": {True: "private", False: "public", None: None}[model.private],
         "architecture": ", ".join(model.architectures),
+        "package": ", ".join(model.packages),
         "options": dict(base.options) if base else {},
         "metrics": dict(base.metrics) if base else {},
         "input": base.input if base else None,
@@ -103,6 +110,7 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
         base = _costs(original, example_input) if model is not original else {}
     return {
         "architecture": config.architecture,
+        "package": _package(config.package),
         "options": dict(config.options),
         "variant": config.variant,
         **({"removed_blocks": list(skeleton.result.removed)} if skeleton.result and skeleton.result.removed else {}),

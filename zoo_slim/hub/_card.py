@@ -199,13 +199,19 @@ def _body(configs: Mapping[str | None, Config], facts: Facts) -> str:
     example = f'zoo_slim.load("hf-hub:{facts.repo}"' + (f', pruned="{shown}")' if shown else ")")
     names = ", ".join(f"`{name}`" for name in sorted({config.architecture for config in configs.values()}))
     parts = [
-        f"Slim networks of the architecture {names}, made and loaded with zoo_slim:",
+        f"Slim networks of the architecture {names}, made and loaded with zoo_slim{_packages(configs)}:",
         f"```python\nimport zoo_slim\n\nmodel = {example}\n```",
         "\n".join(rows),
         *_notes(ordered, configs),
         *(f"![Channels that variant {tag} kept]({prefix_of(tag)}{PICTURE})" for tag in tags if tag in facts.pictures),
     ]
     return "\n\n".join(parts)
+
+
+def _packages(configs: Mapping[str | None, Config]) -> str:
+    """Name the packages that are needed besides zoo_slim, as they offer the architectures."""
+    needed = sorted({config.package.name for config in configs.values() if config.package} - {"zoo_slim"})
+    return f", with the package {', '.join(f'`{name}`' for name in needed)} installed" if needed else ""
 
 
 def _row(tag: str | None, config: Config, measured: Iterable[str]) -> list[str]:

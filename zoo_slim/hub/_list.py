@@ -54,8 +54,15 @@ class HubModel:
     @property
     def architectures(self) -> list[str]:
         """The architectures of its checkpoints; there should be one."""
-        configs = [*([self.base] if self.base else []), *self.variants.values()]
-        return sorted({config.architecture for config in configs})
+        return sorted({config.architecture for config in self._configs()})
+
+    @property
+    def packages(self) -> list[str]:
+        """The packages, with their versions, that offered the architectures, as far as that is recorded."""
+        return sorted({str(config.package) for config in self._configs() if config.package})
+
+    def _configs(self) -> list[Config]:
+        return [*([self.base] if self.base else []), *self.variants.values()]
 
 
 class Trouble(NamedTuple):
