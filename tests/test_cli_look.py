@@ -274,6 +274,15 @@ def test_predict(zoo_slim, bundled, tmp_path):
     assert "a picture.png" in out and all(name in out for name in CLASSES)
 
 
+def test_predict_says_that_it_does_not_know_the_normalisation(zoo_slim, bundled, tmp_path):
+    picture = bundled / "samples" / "0.png"
+    assert "normalised" not in zoo_slim("predict", NAME, picture, "--pruned", "0.5").err
+    checkpoint.save(build_tiny(), tmp_path / "plain", architecture=NAME)
+    ran = zoo_slim("predict", tmp_path / "plain", picture, "--json")
+    assert ran.code == 0 and "does not record how its images were normalised" in ran.err
+    assert json.loads(ran.out)["predictions"]
+
+
 def test_predict_wants_an_image(zoo_slim, bundled, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     ran = zoo_slim("predict", NAME, tmp_path / "text.png", "--pruned", "0.5")

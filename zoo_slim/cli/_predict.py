@@ -39,6 +39,11 @@ def predict(
         model = load_folder(folder)
     origin = origin_of(model)
     assert origin is not None
+    if not {"mean", "std"} <= (origin.input or {}).keys():
+        typer.echo(
+            f"zoo-slim: {name} does not record how its images were normalised; pixels go in as they are, from 0 to 1",
+            err=True,
+        )
     size = registry().find(origin.architecture).input_size
     out, shown = console(), table("image", "class", "probability", numbers=("probability",))
     for file, picture in zip(images, pictures, strict=True):
