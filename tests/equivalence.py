@@ -59,18 +59,21 @@ def zeroed(
         axes = (reads or {}).get(name, 0 if transposed else 1)
         for axis in axes if isinstance(axes, tuple) else (axes,):
             if (index := result.kept.get(name, {}).get(axis)) is not None:
-                parameter.masked_fill_(~_mask(parameter, axis, index), 0.0)
+                outputs = result.kept[name].get(0) if index.ndim == 2 else None
+                parameter.masked_fill_(~_mask(parameter, axis, index, outputs), 0.0)
     return masked
 
 
-def _mask(parameter: Tensor, axis: int, index: Tensor) -> Tensor:
-    """Where a parameter is kept: bool, of its shape."""
+def _mask(parameter: Tensor, axis: int, index: Tensor, outputs: Tensor | None) -> Tensor:
+    """Where a parameter is kept: bool, of its shape. Rows of a mask belong to the outputs that stay, block by block."""
     rows = index.reshape(-1, index.shape[-1])
     mask = torch.zeros(len(rows), parameter.shape[axis], dtype=torch.bool).scatter_(1, rows, True)
     if len(rows) == 1:
         return mask.reshape([-1 if dim == axis else 1 for dim in range(parameter.ndim)]).expand_as(parameter)
-    mask = mask.repeat_interleave(len(parameter) // len(rows), 0)
-    return mask.reshape(*mask.shape, *[1] * (parameter.ndim - 2)).expand_as(parameter)
+    outputs = torch.arange(len(parameter)) if outputs is None else outputs
+    whole = torch.ones(parameter.shape[:2], dtype=torch.bool)
+    whole[outputs] = mask.repeat_interleave(len(outputs) // len(rows), 0)
+    return whole.reshape(*whole.shape, *[1] * (parameter.ndim - 2)).expand_as(parameter)
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:

@@ -1,5 +1,6 @@
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,11 +90,11 @@ def test_auto_slims_up_to_the_cliff():
 
 def test_the_loss_is_that_of_the_exact_ratio():
     # One of 304 channels may go; a hundredth are three, one more of the same group.
-    model = network([0.1, 1.0, 1.0, 1.0], [1.0] * 300)
+    model = network([0.1, 0.9, 0.9, 0.9], [1.0] * 300)
     cliff = find_cliff(model, example_input=IMAGES)
     assert cliff.ratio == 1 / 304 and cliff.lost[1] > 0.3
-    assert cliff.at(cliff.ratio) == (pytest.approx(0.01 / 3.01), "0", 1)
-    assert list(scales_report(cliff, cliff.ratio).columns[1].cells)[-1] == "0.3 % of the variance of group 0 is lost"
+    assert cliff.at(cliff.ratio) == (pytest.approx(0.01 / 2.44), "0", 1)
+    assert list(scales_report(cliff, cliff.ratio).columns[1].cells)[-1] == "0.4 % of the variance of group 0 is lost"
     assert list(scales_report(cliff, 0.0).columns[1].cells)[-1] == "no channel is removed"
 
 
@@ -137,3 +138,11 @@ def test_auto_does_not_warn_of_the_ratio_that_it_found():
 def test_a_cliff_can_be_stored():
     cliff = find_cliff(network([0.0, 1.0, 2.0, 3.0]), example_input=IMAGES)
     assert pickle.loads(pickle.dumps(cliff)).at(0.5) == cliff.at(0.5)
+
+
+def test_a_group_with_a_ratio_of_its_own_does_not_count():
+    model = network([0.0] * 8 + [1.0] * 8, [0.6, 0.7, 0.8, 0.9])
+    schema = trace(model, IMAGES)
+    _, second = schema.groups
+    own = replace(schema, groups={**schema.groups, second: replace(schema.groups[second], ratio=0.5)})
+    assert find_cliff(model, schema=own).ratio == 0.5

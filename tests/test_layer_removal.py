@@ -36,6 +36,7 @@ def test_every_other_block_of_a_known_network(name, size, last, count, becomes):
     model = randomize(zoo_slim.load(name, pretrained=False))
     example = torch.rand(2, 3, size, size)
     blocks = find_blocks(model, example)
+    assert find_blocks(nn.DataParallel(model), example) == blocks
     assert len(blocks) == count and set(blocks.values()) == {becomes}
     chosen = list(blocks)[::2]
     small, result = slim(model, remove_blocks=chosen, ratio=0.3, criterion=drawn(1), example_input=example)

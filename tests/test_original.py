@@ -4,13 +4,14 @@ import copy
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from equivalence import difference, outputs, zeroed
 from torch import nn
 from torchvision.models import resnet18
 
-from zoo_slim import PruningResult, SlimPruner, trace, update_bn_grad, verify
+from zoo_slim import PruningResult, SlimPruner, slim, trace, update_bn_grad, verify
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.schema import convert_original, parse_original, read_original
 from zoo_slim.slimming import from_original, randomize, to_original
@@ -576,3 +577,59 @@ def test_a_batchnorm_without_scales_has_indices_too():
     again = SlimPruner(model)
     again.apply_pruning_result(list(entries.values()))
     assert again.result == pruner.result
+
+
+# What a schema or a result gets wrong.
+
+
+GROUPED = {
+    "modules": [{"name": "0", "prev_bn": "", "next_bn": "1"}, {"name": "2", "prev_bn": "1", "next_bn": ""}],
+}
+
+
+def test_a_grouped_convolution_whose_inputs_stay():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1))
+    randomize(model, 0)
+    model[1].weight.data = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1, 0.5, 0.2, 0.15])
+    with pytest.raises(SlimmingError, match=r"0\.weight: its groups would keep \[0, 4\].*zoo_slim\.slim does"):
+        SlimPruner(model, GROUPED).run(prune_ratio=0.4)
+    images = torch.rand(2, 4, 8, 8)
+    narrow, result = slim(
+        model, ratio=0.5, schema=convert_original(parse_original(GROUPED), model), example_input=images
+    )
+    assert narrow[0].out_channels == 4 and verify(model, result, images).exact
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fixed_bn_ratio": [{"name": "bn9", "ratio": 0.5}]}, "fixed_bn_ratio names 'bn9', which no layer"),
+        (
+            {"cats": [{"names": ["a"], "input_bn_names": ["bn1"], "output_conv_names": ["nope"]}]},
+            "cats name the layer 'nope'",
+        ),
+        ({"modules": [*PLAIN["modules"], PLAIN["modules"][0]]}, r"modules\[3\]: the layer 'conv1' is there twice"),
+        ({"shortcuts": [{"names": []}]}, r"shortcuts\[0\]\.names must not be empty"),
+        ({"modules": [{"name": "conv1", "prev_bn": None}]}, "None is not the name of a module .give '' for none"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(SchemaError, match=message):
+        SlimPruner(Plain(), {**PLAIN, **change}).run(prune_ratio=0.5)
+
+
+def test_indices_may_be_arrays():
+    model = Plain()
+    randomize(model, 0)
+    entries = SlimPruner(model, PLAIN).run(prune_ratio=0.5)
+    expected = from_original(entries, model)
+    for kind in (np.array, torch.tensor, lambda indices: [np.int64(index) for index in indices]):
+        given = [{key: value if key == "name" else kind(value) for key, value in entry.items()} for entry in entries]
+        assert from_original(given, model) == expected
+
+
+def test_scales_that_are_not_finite_are_refused():
+    model = Plain()
+    model.bn2.weight.data[:] = float("nan")
+    with pytest.raises(SlimmingError, match="bn2: 4 of 4 channels have weights that are not finite"):
+        SlimPruner(model, PLAIN).run(prune_ratio=0.5)

@@ -106,3 +106,28 @@ def test_statistics_and_modes_come_back_after_an_error(given, message):
 def test_nothing_to_measure():
     with pytest.raises(SlimmingError, match="no BatchNorm with running statistics"):
         recalibrate(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), batches())
+
+
+def test_batches_without_a_sample_are_passed_over():
+    model, other = network(), network()
+    assert recalibrate(model, [torch.rand(0, 3, 8, 8), *batches(), torch.rand(0, 3, 8, 8)]) == 3
+    recalibrate(other, batches())
+    assert torch.equal(model[5].running_mean, other[5].running_mean)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SlimmingError, match="there is no batch"):
+        recalibrate(model, [torch.rand(0, 3, 8, 8)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_batch_norms_with_another_buffer_or_without_a_count():
+    model, other = network(), network()
+    model[1].register_buffer("extra", torch.tensor(3))
+    model[5].num_batches_tracked = None
+    assert recalibrate(model, batches()) == recalibrate(other, batches())
+    assert int(model[1].extra) == 3 and int(model[1].num_batches_tracked) == 17
+    assert model[5].num_batches_tracked is None
+    for norm in (1, 5):
+        assert torch.equal(model[norm].running_var, other[norm].running_var)
+    with pytest.raises(SlimmingError, match="BatchNorm '1': the statistics measured are not finite"):
+        recalibrate(model, [torch.full((2, 3, 8, 8), float("inf"))])
+    assert model[5].num_batches_tracked is None and torch.equal(model[5].running_var, other[5].running_var)

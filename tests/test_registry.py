@@ -451,3 +451,11 @@ def test_the_public_names_resolve():
     assert zoo_slim.Registry is Registry
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         zoo_slim.lod  # noqa: B018
+
+
+def test_public_modules_are_loaded_on_first_use():
+    code = """
+import zoo_slim
+print(zoo_slim.sparsity.make_penalty.__name__, zoo_slim.slimming.find_blocks.__name__, "training" in dir(zoo_slim))
+"""
+    assert python(code).split() == ["make_penalty", "find_blocks", "True"]

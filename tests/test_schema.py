@@ -401,3 +401,12 @@ def test_outputs_of_a_depthwise_convolution_go_with_its_inputs():
     layers["1"]["out"], layers["2"]["in"] = "b", "b"
     with pytest.raises(SchemaError, match="1: is a depthwise convolution, whose outputs go with its inputs"):
         loads(json.dumps(document)).axes(model)
+
+
+def test_a_key_that_occurs_twice_is_refused():
+    text = dumps(
+        trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), torch.rand(2, 3, 4, 4))
+    )
+    twice = text.replace('"layers": {', '"layers": {"0": {"out": "0"},')
+    with pytest.raises(SchemaError, match="the key '0' occurs twice"):
+        loads(twice)

@@ -419,3 +419,77 @@ def test_update_bn_grad_by_hand():
     assert model[1].weight.grad.tolist() == [0.25, -0.75]
     assert model[3].weight.grad.item() == 1.0 and frozen.weight.grad is None
     assert zoo_slim.update_bn_grad is update_bn_grad
+
+
+# What scores do not decide, and scores that are none.
+
+
+def test_equal_scores_leave_all_groups_evenly():
+    model = chain(16, 32, 64)
+    _, result = slim(model, ratio=0.5, example_input=IMAGE)
+    assert [len(kept_channels(result, f"{name}.weight", width)) for name, width in ((1, 16), (4, 32), (7, 64))] == [
+        8, 16, 32
+    ]  # fmt: skip
+    randomize(model, 0)
+    for norm in (model[1], model[4], model[7]):
+        norm.weight.data.abs_().add_(1)[::2] = 0
+    for ratio, widths in ((0.25, [12, 24, 48]), (0.5, [8, 16, 32])):
+        _, result = slim(model, ratio=ratio, example_input=IMAGE)
+        kept = [len(kept_channels(result, f"{name}.weight", width)) for name, width in ((1, 16), (4, 32), (7, 64))]
+        assert kept == widths
+
+
+@pytest.mark.parametrize("criterion", ["bn_scale", "l1", "l2"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(criterion, value):
+    model = chain(8, 8)
+    (model[4] if criterion == "bn_scale" else model[3]).weight.data[2] = value
+    layer = "4" if criterion == "bn_scale" else "3"
+    message = rf"{layer}: 1 of 8 channels have weights that are not finite: the training diverged"
+    with pytest.raises(SlimmingError, match=message):
+        slim(model, ratio=0.5, criterion=criterion, example_input=IMAGE)
+    if criterion == "bn_scale":
+        with pytest.raises(SlimmingError, match=message):
+            slim(model, ratio="auto", example_input=IMAGE)
+
+
+@pytest.mark.parametrize("ratio", [[0.5], "half", None, torch.tensor(0.5)])
+def test_a_ratio_is_a_number(ratio):
+    with pytest.raises(SlimmingError, match="ratio"):
+        slim(chain(8, 8), ratio=ratio, example_input=IMAGE)
+
+
+def test_a_function_may_return_a_tensor_of_a_graph():
+    model = chain(8, 8)
+    _, result = slim(
+        model, ratio=0.5, example_input=IMAGE,
+        criterion=lambda model, schema: torch.cat([model[1].weight, model[4].weight]) * torch.arange(16),
+    )  # fmt: skip
+    assert kept_channels(result, "4.weight", 8) == list(range(8)) and kept_channels(result, "1.weight", 8) == [6, 7]
+
+
+class Scaled(nn.Module):
+    """Takes a number or a table besides its images, or images one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = chain(16, 16)
+
+    def forward(self, *given):
+        factor, images = given if len(given) == 2 else (1, given[0])
+        return self.network(torch.stack(images) if isinstance(images, list) else images) * factor
+
+
+@pytest.mark.parametrize("example", [(2, IMAGE), ([*IMAGE],), (torch.tensor(2.0), IMAGE), (IMAGE,)])
+def test_macs_count_per_sample_whatever_else_is_given(example):
+    model = Scaled()
+    randomize(model, 0)
+    whole = count_macs(model, IMAGE[:1])
+    narrow, _ = slim(model, macs=int(0.6 * whole), example_input=example)
+    assert 0.5 * whole < count_macs(narrow, IMAGE[:1]) <= 0.6 * whole
+
+
+def test_the_channels_of_the_default_example_are_those_of_the_options():
+    model = zoo_slim.load("timm/resnet18", pretrained=False, in_chans=1)
+    narrow, _ = slim(model, macs=0.5)
+    assert count_macs(narrow, torch.rand(1, 1, 224, 224)) <= 0.5 * count_macs(model, torch.rand(1, 1, 224, 224))

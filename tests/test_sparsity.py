@@ -163,3 +163,17 @@ def test_errors_name_what_was_wrong():
         make_penalty("proximal", model, {"0": torch.ones(2)})
     with pytest.raises(SlimmingError, match=r"'quadratic'.*constant, linear, cosine"):
         strength_at("quadratic", 1.0, 0, 1)
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_a_strength_that_is_none_is_refused(strength):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(SlimmingError, match="give 0 or more"):
+        make_penalty("proximal", model).after_step(strength, 0.1)
+    assert torch.equal(model[1].weight, torch.ones(4))
+
+
+def test_weights_of_a_wrapped_model():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    schema = trace(model, torch.rand(2, 3, 4, 4))
+    assert group_weights(nn.DataParallel(model), schema).keys() == group_weights(model, schema).keys() == {"1"}

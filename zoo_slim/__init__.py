@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING
 from zoo_slim._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from zoo_slim import checkpoint as checkpoint
+    from zoo_slim import hub as hub
+    from zoo_slim import schema as schema
+    from zoo_slim import slimming as slimming
+    from zoo_slim import sparsity as sparsity
+    from zoo_slim import tracing as tracing
+    from zoo_slim import training as training
     from zoo_slim._errors import ZooSlimError as ZooSlimError
     from zoo_slim.checkpoint import save as save
     from zoo_slim.hub import push_to_hub as push_to_hub
@@ -56,4 +63,6 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+_MODULES = ("checkpoint", "hub", "schema", "slimming", "sparsity", "tracing", "training")
+
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, _MODULES)

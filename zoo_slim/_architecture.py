@@ -110,6 +110,14 @@ class Architecture:
             )
         return model
 
+    def input_size_of(self, options: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Return channels, height and width of the images that a model built with ``options`` takes by default.
+
+        ``in_chans``, timm's name for the number of channels, is heeded where the architecture has that option.
+        """
+        channels = options.get("in_chans") if "in_chans" in self.options else None
+        return (channels or self.input_size[0], *self.input_size[1:])
+
     def example_input(
         self,
         batch_size: int = 2,

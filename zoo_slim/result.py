@@ -58,12 +58,15 @@ class PruningResult:
             raise SlimmingError(f"the second result names {inside[0]!r}, but the first removes {inside[1]!r}")
         kept = {name: dict(axes) for name, axes in self.kept.items()}
         for name, axes in later.kept.items():
+            mine = kept.setdefault(name, {})
+            if 0 in axes and 1 in mine and mine[1].ndim == 2:
+                mine[1] = _rows_left(mine[1], axes[0], _groups_of(name, later))
             for axis, index in axes.items():
-                before = kept.setdefault(name, {}).get(axis)
+                before = mine.get(axis)
                 if before is None:
-                    kept[name][axis] = index
+                    mine[axis] = index
                 elif before.ndim == index.ndim and int(index.max()) < before.shape[-1]:
-                    kept[name][axis] = before.gather(-1, index)
+                    mine[axis] = before.gather(-1, index)
                 else:
                     raise SlimmingError(f"{name}: the second result does not fit what the first keeps of axis {axis}")
         names = {**self.attributes, **later.attributes}
@@ -85,6 +88,29 @@ class PruningResult:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _groups_of(tensor: str, result: PruningResult) -> int | None:
+    """The number of groups that a result gives the convolution of a weight, where it is another than before."""
+    for module, values in result.attributes.items():
+        if "groups" in values and is_within(tensor, module):
+            groups = values["groups"]
+            return groups if isinstance(groups, int) else None
+    return None
+
+
+def _rows_left(index: Tensor, outputs: Tensor, groups: int | None) -> Tensor:
+    """What is left of ``[g, n]`` indices when whole groups of a convolution go: ``[groups, n]``, or ``[n]`` of one.
+
+    Args:
+        index: int64 ``[g, n]``, see `PruningResult.kept`.
+        outputs: int64 ``[m]``: the outputs that stay.
+        groups: how many groups stay; None: all.
+    """
+    if groups is None or groups == len(index) or len(outputs) % groups:
+        return index
+    rows = index[torch.unique(outputs // (len(outputs) // groups))]
+    return rows[0] if len(rows) == 1 else rows
 
 
 def slice_tensor(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:

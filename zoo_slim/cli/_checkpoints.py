@@ -51,5 +51,5 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
 
 def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1) -> "Tensor":
     """Return images of the size that the checkpoint was made for, else of the architecture's."""
-    given = (config.input or {}).get("size")
-    return architecture.example_input(batch_size, tuple(given) if given else None)
+    size = (config.input or {}).get("size") or architecture.input_size_of(config.options)
+    return architecture.example_input(batch_size, tuple(size))

@@ -96,7 +96,7 @@ def _answers(folder: Path, model: "nn.Module", architecture: "Architecture") -> 
     if not samples:
         return [], ""
     pictures = [read_image(sample.file) for sample in samples]
-    batch = torch.cat([prepare(picture, origin, architecture.input_size) for picture in pictures])
+    batch = torch.cat([prepare(picture, origin, architecture.input_size_of(origin.options)) for picture in pictures])
     best = classify(model, batch).max(1)
     answers = [
         Answer(sample, picture, class_name(origin, index), probability)

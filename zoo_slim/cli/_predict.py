@@ -44,7 +44,7 @@ def predict(
             f"zoo-slim: {name} does not record how its images were normalised; pixels go in as they are, from 0 to 1",
             err=True,
         )
-    size = registry().find(origin.architecture).input_size
+    size = registry().find(origin.architecture).input_size_of(origin.options)
     out, shown = console(), table("image", "class", "probability", numbers=("probability",))
     for file, picture in zip(images, pictures, strict=True):
         probabilities = classify(model, prepare(picture, origin, size))[0]

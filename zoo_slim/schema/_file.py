@@ -202,6 +202,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key[:60]!r} occurs twice in one object")
+        result[key] = value
+    return result
+
+
 def _table(document: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     value = document.get(key, {})
     if not isinstance(value, dict):
@@ -253,13 +262,13 @@ def contents_of(file: Readable) -> bytes:
 
 
 def document_of(text: str | bytes, where: str) -> Any:
-    """Parse JSON without NaN and infinities.
+    """Parse JSON without NaN, infinities, and keys that occur twice.
 
     Raises:
         SchemaError: it is not that.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{where} is not JSON: {error}") from None
 

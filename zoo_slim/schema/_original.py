@@ -84,14 +84,18 @@ def parse_original(document: object, where: str = "schema") -> OriginalSchema:
 
     def full(name: object, place: str, *, empty: bool = False) -> str:
         if not isinstance(name, str) or not (name or empty):
-            raise SchemaError(f"{where}: {place}: {name!r} is not the name of a module")
+            raise SchemaError(
+                f"{where}: {place}: {name!r} is not the name of a module" + (" (give '' for none)" if empty else "")
+            )
         return prefix + name if name else ""
 
     modules = {}
     for number, entry in enumerate(document["modules"]):
         place = f"modules[{number}]"
         fields = _entry(entry, {"name", "prev_bn", "next_bn"}, where, place)
-        modules[full(fields.get("name"), f"{place}.name")] = (
+        if (layer := full(fields.get("name"), f"{place}.name")) in modules:
+            raise SchemaError(f"{where}: {place}: the layer {layer!r} is there twice")
+        modules[layer] = (
             full(fields.get("prev_bn", ""), f"{place}.prev_bn", empty=True),
             full(fields.get("next_bn", ""), f"{place}.next_bn", empty=True),
         )
@@ -101,6 +105,8 @@ def parse_original(document: object, where: str = "schema") -> OriginalSchema:
             place = f"{key}[{number}]"
             fields = _entry(entry, {"names", "method"}, where, place)
             names = tuple(full(name, f"{place}.names") for name in _list(fields.get("names"), where, f"{place}.names"))
+            if not names:
+                raise SchemaError(f"{where}: {place}.names must not be empty")
             method = fields.get("method", "or")
             if method not in ("or", "and"):
                 raise SchemaError(f"{where}: {place}.method: {method!r} must be 'or' or 'and'")
@@ -170,6 +176,8 @@ def convert_original(original: OriginalSchema, model: nn.Module) -> PruningSchem
         norms[name] = module
         return module
 
+    if unknown := sorted(original.cats.keys() - original.modules.keys()):
+        raise SchemaError(f"the schema's cats name the layer {unknown[0]!r}, which is none of its modules")
     sets = list(original.shortcuts)
     grouped = {name for names, _ in sets for name in names}
     for name, ends in original.modules.items():
@@ -190,6 +198,8 @@ def convert_original(original: OriginalSchema, model: nn.Module) -> PruningSchem
         for name in names:
             channels[name] = np.arange(start, start + width, dtype=np.int64)
         start += width
+    if unknown := sorted(original.fixed.keys() - channels.keys()):
+        raise SchemaError(f"the schema's fixed_bn_ratio names {unknown[0]!r}, which no layer of it reads or writes")
     layers = {}
     for name, (before, after) in original.modules.items():
         module = modules.get(name)

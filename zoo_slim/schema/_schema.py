@@ -50,6 +50,11 @@ class Layer:
     groups: int = 1
     transposed: bool = False
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether it is a convolution whose groups go with its inputs, one each."""
+        return self.inputs is not None and len(self.inputs) == self.groups > 1
+
 
 @dataclass(frozen=True)
 class PruningSchema:
@@ -114,9 +119,9 @@ class PruningSchema:
         found = fingerprint(model, self.axes(model))
         if self.fingerprint is not None and found != self.fingerprint:
             raise SchemaError(
-                f"the schema was made for another build of {self.architecture or 'the model'}: its fingerprint is "
-                f"{self.fingerprint}, this {type(model).__name__}'s is {found}. Trace the model anew; or, if its new "
-                "tensors meet no channel that is removed, take 'fingerprint' out of the schema."
+                f"the schema was made for another build of {self.architecture or 'the model'}, or edited: its "
+                f"fingerprint is {self.fingerprint}, this {type(model).__name__}'s {found}. Trace the model anew; or, "
+                "if the schema is right, or new tensors meet no channel that is removed, take 'fingerprint' out of it."
             )
 
     def balanced(self) -> list[Ids]:
@@ -125,10 +130,9 @@ class PruningSchema:
         """
         found = list(self.equal)
         for layer in self.layers.values():
-            if layer.groups > 1 and layer.inputs is not None and len(layer.inputs) > layer.groups:
-                found.append(layer.inputs.reshape(layer.groups, -1))
-                if layer.outputs is not None:
-                    found.append(layer.outputs.reshape(layer.groups, -1))
+            if layer.groups > 1 and not layer.depthwise:
+                ends = (layer.inputs, layer.outputs)
+                found += [channels.reshape(layer.groups, -1) for channels in ends if channels is not None]
         return found
 
     def with_groups(self, **changes: object) -> "PruningSchema":
@@ -147,8 +151,7 @@ class PruningSchema:
             module = _module(modules, name)
             own = dict(module.named_parameters(recurse=False))  # getattr would compute parametrised ones
             weight, bias = own.get("weight"), own.get("bias")
-            depthwise = layer.outputs is None and layer.inputs is not None and len(layer.inputs) == layer.groups > 1
-            if weight is None and depthwise:
+            if weight is None and layer.outputs is None and layer.depthwise:
                 continue  # parametrised: only its number of groups follows
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
@@ -187,8 +190,8 @@ def _check_layer(name: str, layer: Layer, module: nn.Module) -> None:
     transposed = bool(getattr(module, "transposed", False))
     if layer.transposed != transposed:
         raise SchemaError(f"{name}: the schema says transposed: {layer.transposed}, the model's {transposed}")
-    depthwise = isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == layer.groups
-    if depthwise and layer.inputs is not None and layer.outputs is not None and len(layer.inputs) == layer.groups:
+    depthwise = isinstance(module, _ConvNd) and module.groups == module.in_channels and layer.depthwise
+    if depthwise and layer.inputs is not None and layer.outputs is not None:
         each = len(layer.outputs) // len(layer.inputs)
         if not np.array_equal(layer.outputs, layer.inputs.repeat(each)):
             raise SchemaError(

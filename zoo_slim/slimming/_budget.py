@@ -1,12 +1,10 @@
 """Budgets of parameters or multiply-accumulates, met by bisection."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim.result import PruningResult, apply_result
@@ -28,7 +26,7 @@ class Budget:
     Args:
         model: the original network.
         limit: a number, or as a float below 1 a share of what there is.
-        unit: ``params`` or ``macs``; MACs count per sample.
+        unit: ``params`` or ``macs``; MACs count per sample, of as many as the first tensor (or list of tensors) has.
         example: what to call the network with.
 
     Raises:
@@ -88,8 +86,12 @@ class Budget:
 
 
 def _batch_size(example: Example) -> int:
-    values: Any = (
-        list(example.values()) if hasattr(example, "values") and not isinstance(example, torch.Tensor) else example
-    )
-    first = values if isinstance(values, torch.Tensor) else values[0]
-    return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim else 1
+    """The number of samples: the length of the first argument that is a tensor, or a list of tensors."""
+    if isinstance(example, Tensor):
+        return example.shape[0] if example.ndim else 1
+    for value in example.values() if isinstance(example, Mapping) else example:
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, Tensor) for item in value):
+            return len(value)
+    return 1

@@ -83,7 +83,11 @@ def find_cliff(
 
     The ratio is the largest for which no channel group loses more than ``tolerance`` of its variance, the sum of
     ``gamma ** 2``. A layer that loses nearly all of its channels, as one global threshold does to some, is what a
-    network falls off the cliff by: that is why the worst group counts, and not the mean. No data is looked at.
+    network falls off the cliff by: that is why the worst group counts, and not the mean. No data is looked at. Groups
+    with a ratio of their own do not count, as the one sought says nothing of them.
+
+    It is taken for granted that what a channel emits has passed its BatchNorms. A channel to which a layer without
+    BatchNorm adds, or that something reads in front of the BatchNorm (pre-activation), carries more than gamma says.
 
     Args:
         model: the network, after sparsity training. It is not changed.
@@ -112,7 +116,8 @@ def find_cliff(
     faint |= scores == 0
 
     keep_at = partial(select, schema, scores, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact)
-    lost_at = partial(_lost, energy, members, keep_at)
+    global_ones = {name: members[name] for name, group in schema.groups.items() if group.ratio is None}
+    lost_at = partial(_lost, energy, global_ones, keep_at)
     ratios = np.arange(_CURVE - 1) / (_CURVE - 1)
     curve = [lost_at(float(ratio)) for ratio in ratios]
     count = max(int(scored.sum()), 1)

@@ -13,7 +13,7 @@ from torch import nn
 from zoo_slim._errors import SlimmingError
 from zoo_slim.schema import PruningSchema, model_tensors
 
-__all__ = ["Criterion", "Scores", "bn_scale", "l1", "l2", "random", "taylor"]
+__all__ = ["Criterion", "Scores", "bn_scale", "check_finite", "l1", "l2", "random", "taylor"]
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[nn.Module, PruningSchema], Scores]
@@ -37,12 +37,26 @@ def bn_scale(model: nn.Module, schema: PruningSchema) -> Scores:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(module.weight, torch.Tensor):
             gamma = module.weight.detach().abs().cpu().double().numpy()
             present = channels >= 0
+            check_finite(name, gamma[present])
             np.maximum.at(largest, channels[present], gamma[present])
             np.minimum.at(smallest, channels[present], gamma[present])
     for members, group in zip(schema.members().values(), schema.groups.values(), strict=True):
         if group.merge == "and":
             largest[members] = smallest[members]
     return np.where(np.isfinite(largest), largest, np.nan)
+
+
+def check_finite(layer: str, values: Scores) -> None:
+    """Refuse weights that nothing can be concluded from.
+
+    Raises:
+        SlimmingError: one is infinite or NaN.
+    """
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise SlimmingError(
+            f"{layer}: {wrong} of {len(values)} channels have weights that are not finite: the training diverged. Take "
+            "an earlier state of the network, or train again with a lower learning rate"
+        )
 
 
 def _weight_norm(model: nn.Module, schema: PruningSchema, order: float) -> Scores:
@@ -56,6 +70,7 @@ def _weight_norm(model: nn.Module, schema: PruningSchema, order: float) -> Score
         weight = weight.movedim(1, 0) if layer.transposed else weight
         power = weight.abs().pow(order).flatten(1).mean(1).numpy()
         present = layer.outputs >= 0
+        check_finite(name, power[present])
         np.add.at(total, layer.outputs[present], power[present])
         np.add.at(count, layer.outputs[present], 1.0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -35,8 +35,9 @@ def example_of(model: nn.Module) -> Example:
         )
     from zoo_slim.registry import registry
 
-    size = (origin.input or {}).get("size")
-    return registry().find(origin.architecture).example_input(size=tuple(size) if size else None)
+    architecture = registry().find(origin.architecture)
+    size = (origin.input or {}).get("size") or architecture.input_size_of(origin.options)
+    return architecture.example_input(size=tuple(size))
 
 
 def bundled_schema(model: nn.Module, name: str) -> PruningSchema | None:

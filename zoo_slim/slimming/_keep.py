@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo_slim._errors import SlimmingError
@@ -29,22 +30,29 @@ def result_from_keep(model: nn.Module, schema: PruningSchema, keep: Keep) -> Pru
             if mask.all():
                 continue
             counts = np.unique(mask.sum(axis=-1))
-            if len(counts) != 1:
-                raise SlimmingError(
-                    f"{name}: its groups would keep {counts.tolist()} channels, but must keep equally many"
-                )
+            _check_equal(name, counts)
             if counts[0] == 0:
                 raise SlimmingError(f"{name}: nothing of its axis {axis} would be kept")
             indices = np.nonzero(mask)[-1].reshape(*mask.shape[:-1], -1)
             kept.setdefault(name, {})[axis] = torch.from_numpy(indices.astype(np.int64))
     groups = {}
     for name, layer in schema.layers.items():
-        if layer.groups > 1 and layer.inputs is not None and len(layer.inputs) == layer.groups:
+        if layer.depthwise:
             groups[name] = int(present[layer.inputs].sum())
+        elif layer.groups > 1 and layer.outputs is not None:
+            _check_equal(f"{name}.weight", np.unique(present[layer.outputs.reshape(layer.groups, -1)].sum(axis=1)))
     attributes = slim_attributes(model, kept, groups)
     for name, own in _sizes(model, schema, present).items():
         attributes.setdefault(name, {}).update(own)
     return PruningResult(kept, attributes)
+
+
+def _check_equal(name: str, counts: NDArray[np.int64]) -> None:
+    if len(counts) != 1:
+        raise SlimmingError(
+            f"{name}: its groups would keep {counts.tolist()} channels, but must keep equally many. The original's "
+            "rules do not see to that; zoo_slim.slim does, with a schema of zoo_slim.trace"
+        )
 
 
 def _sizes(model: nn.Module, schema: PruningSchema, present: Keep) -> dict[str, dict[str, Attribute]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,8 +100,12 @@ def from_original(entries: Sequence[dict[str, Any]], model: nn.Module, prefix: s
 
     def put(name: str, axis: int, entry: dict[str, Any], key: str, size: int) -> None:
         given = entry.get(key)
-        ok = isinstance(given, (list, tuple)) and all(isinstance(i, int) and not isinstance(i, bool) for i in given)
-        if not ok or not given or list(given) != sorted(set(given)) or not 0 <= given[0] <= given[-1] < size:
+        if isinstance(given, (Tensor, np.ndarray)):
+            given = given.tolist()
+        whole = isinstance(given, (list, tuple)) and all(
+            isinstance(index, (int, np.integer)) and not isinstance(index, bool) for index in given
+        )
+        if not whole or not given or list(given) != sorted(set(given)) or not 0 <= given[0] <= given[-1] < size:
             raise SlimmingError(f"{entry['name']}: {key} must be ascending indices below {size}, not {str(given)[:80]}")
         if len(given) < size:
             kept.setdefault(name, {})[axis] = torch.tensor(given, dtype=torch.int64)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult
 from zoo_slim.schema import OriginalSchema, PruningSchema, SchemaLike, as_schema, convert_original
 from zoo_slim.slimming._cliff import before_cliff
-from zoo_slim.slimming._criteria import Scores
+from zoo_slim.slimming._criteria import Scores, check_finite
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._run_check import run_check
@@ -143,8 +144,8 @@ def select_as_original(original: OriginalSchema, schema: PruningSchema, model: n
     Returns:
         bool ``[channels of schema]``.
     """
-    if not 0 <= ratio < 1:
-        raise SlimmingError(f"prune_ratio {ratio} is not a share of channels: give 0 <= prune_ratio < 1")
+    if not isinstance(ratio, Real) or not 0 <= ratio < 1:
+        raise SlimmingError(f"prune_ratio {ratio!r} is not a share of channels: give 0 <= prune_ratio < 1")
     gammas = {
         name: module.weight.detach().abs().cpu().double().numpy()
         for name, module in model.named_modules()
@@ -152,6 +153,8 @@ def select_as_original(original: OriginalSchema, schema: PruningSchema, model: n
     }
     if not gammas:
         raise SlimmingError(f"this {type(model).__name__} has no BatchNorm2d with a scale to slim by")
+    for name, gamma in gammas.items():
+        check_finite(name, gamma)
     for name in schema.norms:
         if name not in gammas:
             raise SchemaError(

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zoo_slim._containers import tensors_in
 from zoo_slim._errors import SlimmingError
 from zoo_slim.tracing import call_model
 
 __all__ = ["recalibrate"]
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @torch.no_grad()
@@ -25,7 +28,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     Args:
         model: any network, slim or not, on any device.
         batches: what the model is called with, on its device; of a tuple or list, as a loader gives, the first item
-            (a mapping gives keyword arguments). Training images, without labels; a few thousand are enough.
+            (a mapping gives keyword arguments). Those without a sample are passed over. Training images, without
+            labels; a few thousand are enough.
 
     Returns:
         how many batches there were.
@@ -51,6 +55,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
     try:
         model.eval()
         for norm in norms.values():
+            if norm.num_batches_tracked is None:  # without it torch keeps no cumulative average
+                norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=norm.running_mean.device)  # type: ignore
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
@@ -58,8 +64,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
         for name, norm in norms.items():
             if not int(norm.num_batches_tracked):  # type: ignore[arg-type]
                 _restore(norm, before[norm])
-            elif not all(bool(tensor.isfinite().all()) for tensor in _statistics(norm)):
-                raise SlimmingError(f"{name}: the statistics measured are not finite; look at the batches' values")
+            elif not all(bool(norm.get_buffer(key).isfinite().all()) for key in ("running_mean", "running_var")):
+                raise SlimmingError(
+                    f"BatchNorm {name!r}: the statistics measured are not finite; look at the batches' values"
+                )
         done = True
     finally:
         for norm, momentum in momenta.items():
@@ -69,7 +77,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> int:
         for module, mode in modes.items():
             module.training = mode
     for norm in norms.values():  # the count is of training steps, and goes on where it was
-        norm.num_batches_tracked.copy_(before[norm][-1])  # type: ignore[union-attr]
+        _restore(norm, {"num_batches_tracked": before[norm]["num_batches_tracked"]})
     return count
 
 
@@ -82,6 +90,9 @@ def _run(model: nn.Module, batches: Iterable[Any]) -> int:
                 f"batch {count} is a {type(batch).__name__} that begins with a {type(inputs).__name__}; a tensor or a "
                 "mapping was expected, or a tuple or list that begins with one"
             )
+        first = next(iter(tensors_in(inputs)), None)
+        if first is not None and first.ndim and not len(first):
+            continue
         try:
             call_model(model, inputs)
         except Exception as error:
@@ -95,10 +106,14 @@ def _run(model: nn.Module, batches: Iterable[Any]) -> int:
     return count
 
 
-def _statistics(norm: _BatchNorm) -> list[Tensor]:
-    return [tensor.clone() for tensor in norm.buffers(recurse=False)]
+def _statistics(norm: _BatchNorm) -> dict[str, Tensor | None]:
+    statistics = {name: getattr(norm, name) for name in _STATISTICS}
+    return {name: None if tensor is None else tensor.clone() for name, tensor in statistics.items()}
 
 
-def _restore(norm: _BatchNorm, statistics: list[Tensor]) -> None:
-    for tensor, value in zip(norm.buffers(recurse=False), statistics, strict=True):
-        tensor.copy_(value)
+def _restore(norm: _BatchNorm, statistics: dict[str, Tensor | None]) -> None:
+    for name, value in statistics.items():
+        if value is None:
+            setattr(norm, name, None)
+        else:
+            getattr(norm, name).copy_(value)

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo_slim._errors import SlimmingError
 from zoo_slim._names import listed
+from zoo_slim._networks import unwrap
 from zoo_slim._replacement import Zeros, around, is_within
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
@@ -41,6 +42,7 @@ def find_blocks(model: nn.Module, example_input: Example) -> dict[str, str]:
     Raises:
         SlimmingError: the model does not run on the example input.
     """
+    model = unwrap(model)
     return Removal(model, meta_copy(model), example_input).blocks
 
 

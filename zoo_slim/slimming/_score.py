@@ -62,7 +62,8 @@ def score(model: nn.Module, schema: PruningSchema, criterion: str | Criterion) -
     """
     function = find_criterion(criterion) if isinstance(criterion, str) else criterion
     try:
-        scores = np.asarray(function(model, schema), dtype=np.float64)
+        given = function(model, schema)
+        scores = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
     except ZooSlimError:
         raise
     except Exception as error:

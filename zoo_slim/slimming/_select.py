@@ -1,6 +1,8 @@
 """Which channels to keep: one global threshold over the scores, within what the schema allows."""
 
+from collections.abc import Mapping
 from math import ceil
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +105,8 @@ def by_threshold(
     Returns:
         the channels kept; the unit of each channel, see `tie`; the score of its unit, infinite for what stays anyway.
     """
-    if not 0 <= ratio < 1:
-        raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1")
+    if not isinstance(ratio, Real) or not 0 <= ratio < 1:
+        raise SlimmingError(f"ratio {ratio!r} is not a share of channels to remove: give 0 <= ratio < 1")
     members = schema.members()
     fixed = np.isnan(scores) | schema.untouched(allow_inexact)
     scores = np.where(fixed, np.nan, scores)
@@ -116,21 +118,33 @@ def by_threshold(
     np.add.at(sizes, units, 1.0)
     unit_score = np.where(fixed, np.inf, total[units] / np.maximum(sizes[units], 1))
 
+    order = np.lexsort((units, _turns(units, unit_score, members), unit_score))
     keep = np.ones(len(scores), dtype=bool)
     own = np.zeros(len(scores), dtype=bool)
     for name, group in schema.groups.items():
         if group.ratio is not None:
             own[members[name]] = True
-            _remove_lowest(keep, units, unit_score, members[name], group.ratio)
-    _remove_lowest(keep, units, unit_score, np.flatnonzero(~own & ~fixed), ratio)
+            _remove_lowest(keep, units, order[np.isin(order, members[name]) & ~fixed[order]], group.ratio)
+    _remove_lowest(keep, units, order[~own[order] & ~fixed[order]], ratio)
     return keep, units, unit_score
 
 
-def _remove_lowest(keep: Keep, units: Ids, unit_score: Scores, among: Ids, ratio: float) -> None:
-    """Remove whole units, lowest first, while no more than ``ratio`` of ``among`` is gone."""
-    among = among[unit_score[among] < np.inf]
-    order = among[np.lexsort((units[among], unit_score[among]))]
-    budget = int(len(among) * ratio + 1e-9)
+def _turns(units: Ids, unit_score: Scores, members: Mapping[str, Ids]) -> NDArray[np.float64]:
+    """Decide between units of equal score: the share of a group that is gone when a unit has had its turn there.
+
+    So of equal scores, which a network trained without sparsity has, every group loses the same share.
+    """
+    turns = np.full(len(units) + 1, np.inf)
+    for channels in members.values():
+        rank = np.empty(len(channels))
+        rank[np.lexsort((units[channels], unit_score[channels]))] = np.arange(1, len(channels) + 1)
+        np.minimum.at(turns, units[channels], rank / len(channels))
+    return turns[units]
+
+
+def _remove_lowest(keep: Keep, units: Ids, order: Ids, ratio: float) -> None:
+    """Remove whole units, the first of ``order`` first, while no more than ``ratio`` of it is gone."""
+    budget = int(len(order) * ratio + 1e-9)
     if not budget:
         return
     last = budget

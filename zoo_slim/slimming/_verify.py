@@ -205,8 +205,9 @@ def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple
         if len(rows) == 1:
             weight.data.mul_(mask.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)]))
         else:
-            mask = mask.repeat_interleave(weight.shape[0] // len(rows), dim=0)
-            weight.data.mul_(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)))
+            outputs = result.kept[name].get(0, torch.arange(weight.shape[0])).to(weight.device)
+            mask = mask.repeat_interleave(len(outputs) // len(rows), dim=0)
+            weight.data[outputs] *= mask.reshape(*mask.shape, *[1] * (weight.ndim - 2))
 
 
 def zero_blocks(model: nn.Module, result: PruningResult) -> None:

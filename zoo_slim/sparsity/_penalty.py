@@ -1,5 +1,6 @@
 """L1 penalties ``s * sum(w * |gamma|)`` on BatchNorm scales (Liu et al., ICCV 2017, section 3)."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -115,6 +116,10 @@ class _Proximal(_OnScales):
 
     @torch.no_grad()
     def after_step(self, strength: float, learning_rate: float) -> None:
+        if not 0 <= strength * learning_rate < math.inf:
+            raise SlimmingError(
+                f"a penalty of strength {strength} with the learning rate {learning_rate} is none: give 0 or more"
+            )
         pairs = self._scales.parameters()
         if not strength or not learning_rate or not pairs:
             return

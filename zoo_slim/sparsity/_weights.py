@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo_slim._networks import unwrap
 from zoo_slim.schema import PruningSchema
 
 __all__ = ["group_weights"]
@@ -17,7 +18,7 @@ def group_weights(model: nn.Module, schema: PruningSchema) -> dict[str, Tensor]:
     group, or in one that is inexact or has the ratio 0) counts 0: it would be made small for nothing.
 
     Args:
-        model: the network.
+        model: the network; of one in DataParallel or `torch.compile`, the network inside.
         schema: its channel groups.
 
     Returns:
@@ -26,6 +27,7 @@ def group_weights(model: nn.Module, schema: PruningSchema) -> dict[str, Tensor]:
     Raises:
         SchemaError: the schema does not fit the model.
     """
+    model = unwrap(model)
     schema.check(model)
     norms = {
         name: module.weight
