@@ -307,3 +307,18 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(IsADirectoryError, match="is a folder"), replacing_file(tmp_path):
         pass
+
+
+def test_permissions_stay(tmp_path: Path) -> None:
+    folder = checkpoint.save(trained(), tmp_path / "private", architecture=NAME)
+    (folder / "model.safetensors").chmod(0o600)
+    folder.chmod(0o700)
+    checkpoint.save(trained(1), folder, architecture=NAME)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o600
+    file = tmp_path / ("x" * 240 + ".txt")
+    file.write_text("old")
+    file.chmod(0o600)
+    with replacing_file(file) as scratch:
+        scratch.write_text("new")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)

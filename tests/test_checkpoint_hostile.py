@@ -420,3 +420,20 @@ def test_mutated_files_raise_or_load_equal(folder: Path, name: str) -> None:
             if name == CONFIG or not number % 2:
                 assert same_state(loaded, original)
     assert raised > 40
+
+
+@pytest.mark.parametrize("shape", [[2**49, 2**49, 0], [0, 2**49, 2**49], [2**40, 0, 2**40, 2**40]])
+def test_an_empty_tensor_of_a_shape_that_overflows(folder: Path, shape: list[int]) -> None:
+    header, payload = split(folder / MODEL)
+    header["zzz"] = {"dtype": "F32", "shape": shape, "data_offsets": [len(payload), len(payload)]}
+    join(folder / MODEL, header, payload)
+    reseal(folder)
+    refused(folder, r"model\.safetensors: header: tensor 'zzz': a tensor of the shape .* cannot be held")
+
+
+def test_a_big_endian_machine_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.byteorder", "big")
+    refused(folder, r"model\.safetensors: safetensors files are little-endian")
+    with pytest.raises(ZooSlimError, match="little-endian"):
+        checkpoint.save(trained(), tmp_path / "new", architecture=NAME)
+    assert not (tmp_path / "new").exists()

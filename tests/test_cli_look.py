@@ -14,13 +14,14 @@ from PIL import ExifTags, Image
 from rich.console import Console
 
 from zoo_slim import checkpoint, loading, slim
-from zoo_slim._errors import CheckpointError
+from zoo_slim._errors import CheckpointError, RegistryError
 from zoo_slim._images import read_image
 from zoo_slim.cli._images import classify, prepare
 from zoo_slim.cli._info import _text
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._load import epochs_of
 from zoo_slim.cli._samples import Answer, Sample, draw, read_samples, show_answers
+from zoo_slim.registry import registry
 
 
 @pytest.fixture
@@ -281,6 +282,32 @@ def test_predict_says_that_it_does_not_know_the_normalisation(zoo_slim, bundled,
     ran = zoo_slim("predict", tmp_path / "plain", picture, "--json")
     assert ran.code == 0 and "does not record how its images were normalised" in ran.err
     assert json.loads(ran.out)["predictions"]
+
+
+def test_what_people_recorded_is_shown_and_not_trusted(zoo_slim, tmp_path):
+    model = build_tiny()
+    how = {"architecture": NAME, "training": {"classes": 10, "base": "tiny"}, "metrics": {"files": 3, "classes": 7}}
+    checkpoint.save(model, tmp_path / "odd", **how, input={"size": [1, 28, 28]})
+    narrow, result = slim(model, ratio=0.5, example_input=torch.rand(2, 3, 32, 32))
+    checkpoint.save(narrow, tmp_path / "slim", **how, result=result)
+    assert zoo_slim("info", tmp_path / "odd").code == zoo_slim("load", tmp_path / "slim").code == 0
+    for words in (("load", tmp_path / "odd"), ("predict", tmp_path / "odd", save_picture(tmp_path / "a.png"))):
+        ran = zoo_slim(*words)
+        assert ran.code == 1 and f"{tmp_path / 'odd'}: does not run on images of the size" in ran.err
+        assert "save it with the right input=" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_name_that_two_plugins_claim_is_listed_with_the_reason(zoo_slim, bundled, monkeypatch):
+    found = registry().find
+
+    def find(name):
+        if name == "vgg11":
+            raise RegistryError("architecture 'vgg11' is claimed by 2 plugins: one; other")
+        return found(name)
+
+    monkeypatch.setattr(registry(), "find", find)
+    ran = zoo_slim("list", "vgg11*")
+    assert ran.code == 0 and "claimed by 2 plugins" in " ".join(ran.out.split()) and "vgg11_bn" in ran.out
 
 
 def test_predict_wants_an_image(zoo_slim, bundled, tmp_path):

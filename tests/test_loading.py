@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,37 @@ def test_home_is_the_same_for_saving_and_loading(zoo: Path, tmp_path: Path, monk
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert checkpoint.save(trained(1), "~/net", architecture=NAME) == tmp_path / "net"
     assert same_state(load("local-dir:~/net"), trained(1)) and same_state(checkpoint.load_folder("~/net"), trained(1))
+
+
+@pytest.mark.parametrize("name", ["loading+se", "loading--v2", "loading."])
+def test_names_that_no_repository_can_have(zoo: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("ZOO_SLIM_NAMESPACE")
+    zoo_slim.register(name, lambda: torch.nn.Conv2d(3, 4, 1))
+    try:
+        assert isinstance(load(name, pretrained=False), torch.nn.Conv2d)
+        with pytest.raises(CheckpointError, match="could not be found"):
+            load(name)
+        monkeypatch.setenv("ZOO_SLIM_NAMESPACE", "no/namespace")
+        with pytest.raises(CheckpointError, match="environment variable ZOO_SLIM_NAMESPACE"):
+            load(name)
+    finally:
+        zoo_slim.registry.registry()._registered.pop(name)
+
+
+def test_paths_with_a_colon(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp:1").mkdir()
+    assert loading.place_of("exp:1") == "local-dir:exp:1"
+    assert loading.place_of(r"C:\runs\model") == r"local-dir:C:\runs\model"
+    assert loading.place_of("hf-hub:me/net") == "hf-hub:me/net"
+
+
+def test_an_option_that_this_version_does_not_have(zoo: Path) -> None:
+    fill(zoo / NAME)
+    file = zoo / NAME / "config.json"
+    config = json.loads(file.read_text())
+    config["options"]["newer"] = 3
+    config["package"] = {"name": "numpy", "version": "99.0"}
+    file.write_text(json.dumps(config))
+    with pytest.raises(RegistryError, match=r"has no option 'newer'(.|\n)*numpy 99\.0 offered it; .* is inst"):
+        load(NAME)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +65,12 @@ def replacing_file(path: Path) -> Iterator[Path]:
     """
     check_replaceable(path)
     target = Path(os.path.realpath(path))
-    scratch = target.with_name(f".{target.stem}.tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    scratch = target.with_name(f".{target.stem[:100]}.tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
     try:
         yield scratch
         flush_file(scratch)
+        if target.exists():
+            shutil.copymode(target, scratch)
         scratch.replace(target)
         flush_folder(target.parent)
     except OSError as error:

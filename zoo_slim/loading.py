@@ -174,9 +174,10 @@ def _registered_places(
     namespace = os.environ.get(NAMESPACE, "zoo-slim")
     if namespace:
         repo = f"{namespace}/{name.replace('/', '__')}"
-        if not is_repo(repo):
+        if is_repo(repo):  # not all names are those of a repository, such as net+se
+            found.append(HubPlace(repo, revision, token, local_files_only, asked_for=False))
+        elif not is_repo(f"{namespace}/name"):
             raise CheckpointError(f"{repo!r} cannot be a repository; check the environment variable {NAMESPACE}")
-        found.append(HubPlace(repo, revision, token, local_files_only, asked_for=False))
     return found
 
 
@@ -275,14 +276,14 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
 
 def is_path(name: str) -> bool:
     """Return whether a name begins as paths do, and as no registered name does."""
-    return name.startswith((".", "/", "~"))
+    return name.startswith((".", "/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
 
 
 def place_of(name: str) -> str:
     """Return a name with the prefix of a folder where it is a path or that of a folder, unless it is a known name."""
     if is_path(name):
         return LOCAL_PREFIX + name
-    if ":" not in name and os.path.isdir(name):
+    if not name.startswith((HUB_PREFIX, LOCAL_PREFIX)) and os.path.isdir(name):
         try:
             registry().find(name)
         except RegistryError:

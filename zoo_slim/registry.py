@@ -147,9 +147,10 @@ class Registry:
                 points = _plugins.entry_points(GROUP) if self._entry_points is None else self._entry_points
                 plugins: dict[str, Architecture | Family] = {}
                 for point in points:
-                    label = _plugins.label(point)
-                    self._packages[label] = _plugins.package_of(point)
+                    label = f"{point.name} = {point.value}"
                     try:
+                        label = _plugins.label(point)
+                        self._packages[label] = _plugins.package_of(point)
                         plugins[label] = _as_plugin(point.name, point.load())
                     except Exception as error:
                         self._failures[label] = _plugins.reason(error)

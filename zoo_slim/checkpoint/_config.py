@@ -128,7 +128,12 @@ def parse_config(data: bytes, where: str) -> Config:
         fail(where, "version", f"{VERSION} (a newer version needs a newer zoo_slim)", raw.get("version"))
     known = {"format", "version", *Config.__dataclass_fields__}
     if unknown := sorted(raw.keys() - known):
-        fail(where, unknown[0][:60], f"one of the known fields {', '.join(sorted(known))}", raw[unknown[0]])
+        fail(
+            where,
+            unknown[0][:60],
+            f"one of the known fields {', '.join(sorted(known))} (a newer zoo_slim may know more)",
+            raw[unknown[0]],
+        )
     if missing := sorted({"architecture", "options", "files"} - raw.keys()):
         raise CheckpointError(f"{where}: field {missing[0]!r} is missing")
     name = raw["architecture"]

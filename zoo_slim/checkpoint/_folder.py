@@ -221,13 +221,21 @@ def replacing(folder: Path) -> Iterator[Path]:
             yield temp
             _swap(temp, target, mark)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        place = f" ({error.filename})" if error.filename else ""
+        raise CheckpointError(
+            f"{folder}: cannot be written: {error.strerror or error}{place}; a checkpoint takes the place of its folder"
+            " as a whole, so the folder around it must be writable: save into a folder below it, or elsewhere"
+        ) from error
 
 
 def _swap(temp: Path, target: Path, mark: str) -> None:
     old = target.with_name(f".{target.name}.old-{mark}")
     if target.exists():
         _carry_over(target, temp)
+        for name in _OWN:
+            if (target / name).is_file() and (temp / name).is_file():
+                shutil.copymode(target / name, temp / name)
+        shutil.copymode(target, temp)
     flush_folder(temp)
     try:
         if target.exists():

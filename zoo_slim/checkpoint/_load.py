@@ -253,11 +253,12 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
         architecture = registry().find(config.architecture)
     except RegistryError as error:
         raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}{_where_it_was(config)}") from None
-    _check_given(config, options, architecture, folder)
     try:
-        return architecture, architecture.check(config.options)
+        checked = architecture.check(config.options)
     except RegistryError as error:
-        raise RegistryError(f"{folder / CONFIG}: field 'options': {error}") from None
+        raise RegistryError(f"{folder / CONFIG}: field 'options': {error}{_where_it_was(config)}") from None
+    _check_given(config, options, architecture, folder)
+    return architecture, checked
 
 
 def _where_it_was(config: Config) -> str:

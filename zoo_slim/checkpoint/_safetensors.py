@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,18 @@ class Entry:
     stop: int
 
 
+def check_byte_order(where: str) -> None:
+    """Refuse to move values between a file and memory as they are where these order bytes differently.
+
+    Raises:
+        CheckpointError: this machine is big-endian; the format is little-endian.
+    """
+    if sys.byteorder != "little":
+        raise CheckpointError(
+            f"{where}: safetensors files are little-endian, and this machine, which is not, cannot use it"
+        )
+
+
 def _natural(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**50
 
@@ -65,6 +78,8 @@ def _entry(value: object) -> Entry:
     length = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != length:
         raise ValueError(f"{dtype} {shape} is {length} bytes long, but data_offsets are {offsets}")
+    if math.prod(max(1, size) for size in shape) * DTYPES[dtype].itemsize >= 2**63:  # a 0 hides it from the length
+        raise ValueError(f"a tensor of the shape {shape} cannot be held")
     return Entry(DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
 
 
@@ -149,7 +164,11 @@ def write_tensors(
 
     Returns:
         The SHA-256 (hexadecimal) and the length of the file.
+
+    Raises:
+        CheckpointError: as `check_byte_order`.
     """
+    check_byte_order(str(file))
     head, order = serialize_header(specs, metadata)
     digest = hashlib.sha256()
     with file.open("xb") as stream:

@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo_slim._errors import CheckpointError
 from zoo_slim.checkpoint._base import FileRecord
 from zoo_slim.checkpoint._json import show
-from zoo_slim.checkpoint._safetensors import LARGEST_HEADER, Entry, parse_header
+from zoo_slim.checkpoint._safetensors import LARGEST_HEADER, Entry, check_byte_order, parse_header
 from zoo_slim.result import slice_tensor
 
 __all__ = ["TensorFile"]
@@ -62,6 +62,7 @@ class TensorFile:
         self._workers = ThreadPoolExecutor(2)
         self._ahead: Future[dict[str, Tensor]] | None = None
         self._rooms = [_empty(torch.uint8, [0]), _empty(torch.uint8, [0])]
+        check_byte_order(self._where)
         self._file = _open(file)
         try:
             self._read_header()

@@ -1,6 +1,7 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -53,6 +54,10 @@ def _start(
     """A model zoo of slim networks."""
 
 
+def _complain(message: str) -> None:
+    typer.secho(f"zoo-slim: {message}", fg=None if os.environ.get("NO_COLOR") else typer.colors.RED, err=True)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in a message on stderr and exit status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":  # None where it is closed
@@ -63,13 +68,13 @@ def main() -> None:
     except (ZooSlimError, OSError) as error:
         named = isinstance(error, OSError) and error.filename is not None
         message = f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[union-attr]
-        typer.secho(f"zoo-slim: {message}", fg=typer.colors.RED, err=True)
+        _complain(message)
         sys.exit(1)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported
             raise
         advice = "Where the command has them, a smaller --batch-size or --device cpu helps; in training --amp, too"
-        typer.secho(f"zoo-slim: {str(error).splitlines()[0]} {advice}", fg=typer.colors.RED, err=True)
+        _complain(f"{str(error).splitlines()[0]} {advice}")
         sys.exit(1)
     finally:
         warnings.formatwarning = usual

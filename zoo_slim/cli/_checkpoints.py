@@ -1,5 +1,7 @@
 """Find a checkpoint's folder by name, and what it holds, as a shell's user asks for it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
     from zoo_slim.checkpoint import Config
     from zoo_slim.registry import Architecture
 
-__all__ = ["example_of", "find_folder"]
+__all__ = ["example_of", "find_folder", "running"]
 
 
 def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, option: str = "--pruned") -> Path:
@@ -49,7 +51,26 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
     raise CheckpointError("\n".join([f"{what} could not be found:", *lines]))
 
 
-def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1) -> "Tensor":
+@contextmanager
+def running(name: str) -> Iterator[None]:
+    """Say of a network that fails in the block that it does not run on the images that it is recorded to take."""
+    from zoo_slim._errors import ZooSlimError
+    from zoo_slim.hub._errors import first_line
+
+    try:
+        yield
+    except (ZooSlimError, OSError):
+        raise
+    except Exception as error:  # of whatever kind: it is the network's own code
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ZooSlimError(
+            f"{name}: does not run on images of the size that its config.json, or else its architecture, says "
+            f"({first_line(error)}); save it with the right input="
+        ) from error
+
+
+def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1, device: str = "cpu") -> "Tensor":
     """Return images of the size that the checkpoint was made for, else of the architecture's."""
     size = (config.input or {}).get("size") or architecture.input_size_of(config.options)
-    return architecture.example_input(batch_size, tuple(size))
+    return architecture.example_input(batch_size, tuple(size), device)

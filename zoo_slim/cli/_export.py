@@ -42,7 +42,7 @@ def export(
         int | None, typer.Option("--batch-size", min=1, help="Take batches of this size only. Default: of any size.")
     ] = None,
     opset: Annotated[
-        int | None, typer.Option("--opset", min=1, help="Version of ONNX's operators. Default: as torch has it.")
+        int | None, typer.Option("--opset", min=18, help="Version of ONNX's operators. Default: as torch has it.")
     ] = None,
 ) -> None:
     """Export a network to ONNX or torch.export.
@@ -97,7 +97,8 @@ def export(
             except (OSError, ZooSlimError):
                 raise
             except Exception as error:  # of whatever kind: it is the exporter's, or the network's own code
-                raise ZooSlimError(f"{name}: cannot be exported to {format}: {_reason(error)}") from error
+                hint = "" if batch_size else "; if it takes batches of one size only, add --batch-size"
+                raise ZooSlimError(f"{name}: cannot be exported to {format}: {_reason(error)}{hint}") from error
         if not difference <= TOLERANCE:
             raise ZooSlimError(
                 f"{name}: the exported network's outputs differ by {difference:.1e} of the largest, more than "
@@ -145,7 +146,8 @@ def _onnx(model: "nn.Module", batches: "list[Tensor]", file: Path, note: str, op
 
     from zoo_slim._errors import ZooSlimError
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for package in ("torch.onnx", "onnxscript", "onnx_ir"):  # what fails is told in one line
+        logging.getLogger(package).setLevel(logging.CRITICAL)
     torch.onnx.export(
         model,
         (batches[0],),
@@ -160,7 +162,10 @@ def _onnx(model: "nn.Module", batches: "list[Tensor]", file: Path, note: str, op
     )
     written = onnx.load(str(file))
     if opset not in (None, found := next(kind.version for kind in written.opset_import if not kind.domain)):
-        raise ZooSlimError(f"the network could not be written for opset {opset}, only for {found}: leave out --opset")
+        raise ZooSlimError(
+            f"the network could not be written for opset {opset}; it can be for {found}: leave out --opset, or give "
+            "another one"
+        )
     onnx.helper.set_model_props(written, {"zoo_slim": note})
     onnx.save(written, str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

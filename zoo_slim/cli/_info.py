@@ -53,7 +53,7 @@ def _of_architecture(name: str) -> dict[str, Any]:
     architecture = registry().find(name)
     with status(f"building {name}"):
         model = build_on_meta(architecture, {})
-        costs = _costs(model, architecture.example_input(1))
+        costs = _costs(model, architecture.example_input(1, device="meta"))
     return {
         "architecture": name,
         "package": _package(registry().package(name)),
@@ -87,7 +87,7 @@ def _of_repository(name: str) -> dict[str, Any]:
         "commit": model.commit,
         "visibility": {True: "private", False: "public", None: None}[model.private],
         "architecture": ", ".join(model.architectures),
-        "package": ", ".join(model.packages),
+        "package": ", ".join(model.packages) or None,
         "options": dict(base.options) if base else {},
         "metrics": dict(base.metrics) if base else {},
         "input": base.input if base else None,
@@ -105,7 +105,7 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
     skeleton = read_skeleton(folder)
     config, original, model = skeleton.config, skeleton.original, skeleton.model
     with status("counting"):
-        example_input = example_of(skeleton.architecture, config)
+        example_input = example_of(skeleton.architecture, config, device="meta")
         costs = _costs(model, example_input)
         base = _costs(original, example_input) if model is not original else {}
     return {
@@ -182,13 +182,13 @@ def _show(known: Mapping[str, Any]) -> None:
 def _text(name: str, value: Any, depth: int = 0) -> str:
     if name in ("params", "macs"):
         return f"{value:,}" if isinstance(value, int) else "—"
-    if name == "files":
+    if name == "files" and depth == 0:
         return "\n".join(f"{file} ({size(record['bytes'])})" for file, record in value.items())
     if name in ("size", "input") and isinstance(value, (list, tuple)):
         return "x".join(map(str, value))
     if name == "file_bytes":
         return size(value)
-    if name == "classes" and len(value) > 12:
+    if name == "classes" and isinstance(value, (list, tuple)) and len(value) > 12:
         return f"{len(value)}: {', '.join(value[:6])}, …, {value[-1]}"
     if name == "training" and depth == 0 and isinstance(value, Mapping):
         return "\n".join(_trainings(value))

@@ -48,7 +48,11 @@ def list_names(
             raise RegistryError(f"no {'bundled model' if bundled else 'architecture'} matches {pattern!r}")
         shown = table("name", "input", "schema", "bundled variants")
         for name in names:
-            architecture = registry().find(name)
+            try:
+                architecture = registry().find(name)
+            except RegistryError as error:
+                shown.add_row(name, printable(str(error).splitlines()[0]), "—", "—")
+                continue
             side = "x".join(map(str, architecture.input_size))
             variants = ", ".join(_variants(name))
             shown.add_row(name, side, "yes" if architecture.schema is not None else "traced", variants or "—")

@@ -9,7 +9,7 @@ import typer
 
 from zoo_slim._amount import amount
 from zoo_slim._images import read_image
-from zoo_slim.cli._checkpoints import example_of, find_folder
+from zoo_slim.cli._checkpoints import example_of, find_folder, running
 from zoo_slim.cli._images import class_name, classify, prepare
 from zoo_slim.cli._latency import latencies
 from zoo_slim.cli._options import AsJson, Name, Pruned, example
@@ -57,8 +57,9 @@ def load(
         start = time.perf_counter()
         model = load_folder(folder)
         seconds = time.perf_counter() - start
-    answers, source = _answers(folder, model, architecture) if demo else ([], "")
-    with status("measuring"):
+    with running(name):
+        answers, source = _answers(folder, model, architecture) if demo else ([], "")
+    with status("measuring"), running(name):
         report = _report(model, base, config, architecture, seconds, repeats)
     report = {"name": name, "variant": config.variant, "architecture": config.architecture, **report}
     if as_json:
@@ -117,7 +118,8 @@ def _report(
     from zoo_slim.checkpoint._origin import part_tested, trained_on
     from zoo_slim.slimming import count_macs, count_params
 
-    slim = PRUNING in config.files
+    slim, earlier = PRUNING in config.files, config.training.get("base")
+    earlier = earlier if isinstance(earlier, Mapping) else {}
     image = example_of(architecture, config)
     models = {"base": base, "slim": model} if slim else {"slim": model}
     took = latencies(models, image, repeats)
@@ -142,8 +144,8 @@ def _report(
             "params": count_params(base),
             "macs": count_macs(base, image),
             **{key: config.base.get(key) for key in ("file_bytes", "file_dtype", "test_accuracy")},
-            "part_tested": part_tested(config.training.get("base")),
-            "epochs": (config.training.get("base") or {}).get("epochs"),
+            "part_tested": part_tested(earlier),
+            "epochs": earlier.get("epochs"),
             "latency_ms": 1e3 * took["base"],
         }
     return report

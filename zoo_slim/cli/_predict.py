@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from zoo_slim._images import read_image
-from zoo_slim.cli._checkpoints import find_folder
+from zoo_slim.cli._checkpoints import find_folder, running
 from zoo_slim.cli._images import class_name, classify, prepare
 from zoo_slim.cli._options import Name, Pruned, example
 from zoo_slim.cli._output import console, percent, printable, status, table
@@ -47,7 +47,8 @@ def predict(
     size = registry().find(origin.architecture).input_size_of(origin.options)
     out, shown = console(), table("image", "class", "probability", numbers=("probability",))
     for file, picture in zip(images, pictures, strict=True):
-        probabilities = classify(model, prepare(picture, origin, size))[0]
+        with running(name):
+            probabilities = classify(model, prepare(picture, origin, size))[0]
         best = probabilities.topk(min(top, len(probabilities)))
         found = [
             {"class": class_name(origin, index), "probability": value}

@@ -97,7 +97,7 @@ def show_answers(out: "Console", answers: Sequence[Answer]) -> None:
         row = Table.grid(padding=(0, GAP, 0, 0))
         for _ in range(per_row):
             row.add_column(width=width)
-        colour = out.color_system is not None
+        colour = out.color_system is not None and not out.no_color
         row.add_row(*(_tile(answer, width, colour) for answer in answers[start : start + per_row]))
         out.print(row)
 

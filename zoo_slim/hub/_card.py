@@ -210,7 +210,8 @@ def _body(configs: Mapping[str | None, Config], facts: Facts) -> str:
 
 def _packages(configs: Mapping[str | None, Config]) -> str:
     """Name the packages that are needed besides zoo_slim, as they offer the architectures."""
-    needed = sorted({config.package.name for config in configs.values() if config.package} - {"zoo_slim"})
+    named = {config.package.name for config in configs.values() if config.package}
+    needed = sorted(name for name in named if name.replace("-", "_") != LIBRARY)
     return f", with the package {', '.join(f'`{name}`' for name in needed)} installed" if needed else ""
 
 

@@ -51,11 +51,11 @@ def status_of(error: BaseException) -> int | None:
 
 def log_in(token: str | bool | None) -> tuple[str, str]:
     """Return who the Hub took us for, and what to do about it."""
-    from huggingface_hub import get_token
+    from huggingface_hub import constants, get_token
 
     if isinstance(token, str):
         return "the token that was given", "pass another token="
-    if token is not False and get_token():
+    if token is True or (token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and get_token()):
         return "the token of this machine", "log in with `hf auth login`, set HF_TOKEN, or pass token="
     return "a request without a token", "log in with `hf auth login`, set HF_TOKEN, or pass token="
 
@@ -106,11 +106,12 @@ def explain(
         return NotThereError(f"the Hub refused {who} (401); {cure}", exists=False)
     if status is not None and status not in (408, 429) and status < 500:
         return NotThereError(f"the Hub refused {who} ({first_line(error)})", exists=False)
-    if status is None and isinstance(error, OSError) and error.errno in _DISK:
+    if status is None and isinstance(error, OSError) and (error.errno in _DISK or (error.errno and error.filename)):
         from huggingface_hub.constants import HF_HUB_CACHE
 
         return CheckpointError(
-            f"{error.filename or HF_HUB_CACHE}: {error.strerror}; {file or 'it'} cannot be kept there"
+            f"{error.filename or HF_HUB_CACHE}: {error.strerror}; {file or 'it'} cannot be kept there: free or open the"
+            " place, or choose another with the environment variable HF_HOME"
         )
     return UnreachableError(f"the Hub {failed} ({first_line(error)})")
 
