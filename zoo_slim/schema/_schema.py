@@ -169,8 +169,12 @@ class PruningSchema:
                 _put(axes, f"{name}.weight", 1, layer.inputs.reshape(layer.groups, -1), weight, "in")
         for name, channels in self.norms.items():
             module = _module(modules, name)
-            for local, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                if tensor.ndim == 1:
+            held: dict[str, Tensor] = {
+                **dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))
+            }  # fmt: skip
+            main = held.get("weight", held.get("running_mean"))
+            for local, tensor in held.items():
+                if tensor.ndim == 1 and (main is None or len(tensor) == len(main)):
                     _put(axes, f"{name}.{local}", 0, channels, tensor, "norm")
         tensors = model_tensors(model)
         for name, places in self.parameters.items():

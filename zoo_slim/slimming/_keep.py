@@ -1,6 +1,6 @@
 """From the channels kept to the pruning result: indices for every tensor, attributes for every module."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -81,39 +81,49 @@ def slim_attributes(
     attributes: dict[str, dict[str, Attribute]] = {}
     first = {id(tensor): name for name, tensor in model_tensors(model).items()}
     for name, module in model.named_modules():
-        shapes = {}
+        before, after = {}, {}
         for local, tensor in _own_tensors(module):
             axes = kept.get(first[id(tensor)], {})
-            shapes[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(tensor.shape)]
-        now: dict[str, Attribute] = {}
-        if isinstance(module, nn.modules.conv._ConvNd) and "weight" in shapes:
-            count = groups.get(name, module.groups)
-            rows, columns = shapes["weight"][:2]
-            now = {"groups": count, "in_channels": columns * count, "out_channels": rows}
-            if module.transposed:
-                now = {"groups": count, "in_channels": rows, "out_channels": columns * count}
-        elif isinstance(module, nn.Linear) and "weight" in shapes:
-            now = {"in_features": shapes["weight"][1], "out_features": shapes["weight"][0]}
-        elif isinstance(module, nn.modules.batchnorm._NormBase):
-            vector = shapes.get("weight") or shapes.get("running_mean")
-            now = {"num_features": vector[0]} if vector else {}
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and "weight" in shapes:
-            now = {"normalized_shape": tuple(shapes["weight"])}
-        elif isinstance(module, nn.GroupNorm) and "weight" in shapes:
-            now = {"num_channels": shapes["weight"][0]}
-        elif isinstance(module, nn.PReLU):
-            now = {"num_parameters": shapes["weight"][0]}
-        elif isinstance(module, nn.Embedding):
-            now = {"embedding_dim": shapes["weight"][1]}
-        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            suffix = "_l0" if "weight_ih_l0" in shapes else ""
-            now = {"input_size": shapes[f"weight_ih{suffix}"][1]}
-            if not getattr(module, "proj_size", 0):
-                now["hidden_size"] = shapes[f"weight_hh{suffix}"][1]
-        changed = {key: value for key, value in now.items() if key in vars(module) and vars(module)[key] != value}
+            before[local] = list(tensor.shape)
+            after[local] = [axes[axis].shape[-1] if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        was = _widths(module, before, getattr(module, "groups", 1))
+        now = _widths(module, after, groups.get(name, getattr(module, "groups", 1)))
+        # what did not follow from the tensors before does not now: a subclass may hold others
+        held = {key: value for key, value in now.items() if vars(module).get(key) == was[key]}
+        changed = {key: value for key, value in held.items() if value != was[key]}
         if changed:
             attributes[name] = changed
     return attributes
+
+
+def _widths(module: nn.Module, shapes: Mapping[str, Sequence[int]], count: int) -> dict[str, Attribute]:
+    """What a layer of torch's calls its widths, by the shapes of its tensors and its number of groups."""
+    now: dict[str, Attribute] = {}
+    if isinstance(module, nn.modules.conv._ConvNd) and "weight" in shapes:
+        rows, columns = shapes["weight"][:2]
+        now = {"groups": count, "in_channels": columns * count, "out_channels": rows}
+        if module.transposed:
+            now = {"groups": count, "in_channels": rows, "out_channels": columns * count}
+    elif isinstance(module, nn.Linear) and "weight" in shapes:
+        now = {"in_features": shapes["weight"][1], "out_features": shapes["weight"][0]}
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        vector = shapes.get("weight") or shapes.get("running_mean")
+        now = {"num_features": vector[0]} if vector else {}
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and "weight" in shapes:
+        now = {"normalized_shape": tuple(shapes["weight"])}
+    elif isinstance(module, nn.GroupNorm) and "weight" in shapes:
+        now = {"num_channels": shapes["weight"][0]}
+    elif isinstance(module, nn.PReLU) and "weight" in shapes:
+        now = {"num_parameters": shapes["weight"][0]}
+    elif isinstance(module, nn.Embedding) and "weight" in shapes:
+        now = {"embedding_dim": shapes["weight"][1]}
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        suffix = "_l0" if "weight_ih_l0" in shapes else ""
+        names = {"input_size": f"weight_ih{suffix}"}
+        if not getattr(module, "proj_size", 0):
+            names["hidden_size"] = f"weight_hh{suffix}"
+        now = {key: shapes[weight][1] for key, weight in names.items() if weight in shapes}
+    return now
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -16,6 +16,19 @@ from zoo_slim.tracing import Example, call_model, to_device, watch_modules
 __all__ = ["fault", "refusal", "run_check"]
 
 
+_ATEN = torch.ops.aten
+_LAYOUT = frozenset(
+    overload
+    for packet in (
+        _ATEN.clone, _ATEN.view, _ATEN._unsafe_view, _ATEN._reshape_alias, _ATEN.expand, _ATEN.permute, _ATEN.transpose,
+        _ATEN.t, _ATEN.alias, _ATEN.detach, _ATEN.squeeze, _ATEN.unsqueeze, _ATEN.as_strided, _ATEN.copy_,
+        _ATEN.contiguous, _ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided,
+    )
+    for overload in (getattr(packet, name) for name in packet.overloads())
+)  # fmt: skip
+"""What may differ where a width becomes 1, and computes nothing."""
+
+
 class Step(NamedTuple):
     """An operation, the module that called it, and the numbers that it was given."""
 
@@ -57,13 +70,23 @@ def fault(network: nn.Module, original: nn.Module, example: Example) -> str | No
             return f"does not run: {type(error).__name__}: {error}"
         if found != expected:
             return f"gives outputs of shapes {found}, the original {expected}"
-        if random or [step.operation for step in ours] != [step.operation for step in theirs]:
+        if random or _names(network) != _names(original):
             continue  # other numbers are drawn for fewer channels; blocks are gone
+        if [step.operation for step in ours] != [step.operation for step in theirs]:
+            return f"computes {_count(ours)}, the original {_count(theirs)}"
         for mine, before in zip(ours, theirs, strict=True):
             if mine.numbers != before.numbers:
                 numbers, others = ", ".join(mine.numbers), ", ".join(before.numbers)
                 return f"computes {mine.operation} in {mine.where} with {numbers}, the original with {others}"
     return None
+
+
+def _names(network: nn.Module) -> set[str]:
+    return {name for name, _ in network.named_modules()}
+
+
+def _count(steps: Sequence[Step]) -> str:
+    return f"{len(steps)} operations in a sequence of its own"
 
 
 def _run(network: nn.Module, example: Example, training: bool) -> tuple[list[list[int]], Sequence[Step], bool]:
@@ -95,6 +118,8 @@ class _Steps(TorchDispatchMode):
         # Integers may be sizes and positions, but not where values are computed.
         whole = torch.Tag.pointwise in getattr(func, "tags", ()) and isinstance(out, Tensor) and out.is_floating_point()
         where = self.modules[-1][0] if self.modules else "the model"
+        if func in _LAYOUT:
+            return out
         self.found.append(Step(str(func), where, tuple(_numbers((*args, *(kwargs or {}).values()), whole))))
         return out
 

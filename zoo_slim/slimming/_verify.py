@@ -104,6 +104,9 @@ def verify(
     return Verification(worst, count_params(model), count_params(slim), seconds, compared)
 
 
+_HUGE = 1e6
+"""How many times larger than all that differs (and than 1) a value must be to be taken for a constant."""
+
 _WIDER = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
     **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
@@ -187,9 +190,17 @@ def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
         if not (finite | same).all():
             return math.inf
         if finite.any():
-            scale = float(other[finite].abs().max()) or 1.0
+            scale = _scale(one[finite], other[finite])
             worst = max(worst, float((one - other)[finite].abs().max()) / scale)
     return worst
+
+
+def _scale(one: Tensor, other: Tensor) -> float:
+    """The largest value of an output, but for huge ones that are the same in both: a mask's -1e9 says nothing."""
+    sizes = other.abs()
+    rest = sizes[one != other]
+    huge = (one == other) & (sizes > _HUGE * max(1.0, float(rest.max()) if len(rest) else 0.0))
+    return float(sizes[~huge].max() if not huge.all() else 0.0) or 1.0
 
 
 def mask_readers(model: nn.Module, result: PruningResult, reads: frozenset[tuple[str, int]]) -> None:

@@ -49,6 +49,9 @@ class Interpreter(TorchDispatchMode):
         if func not in self._rules:
             self._rules[func] = self._find(func)
         found = self._rules[func]
+        for tensor in call.tensors:
+            if not state.knows(tensor):
+                state.adopt(tensor)
         try:
             if found is not None:
                 found(state, call)

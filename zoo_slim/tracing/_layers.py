@@ -94,7 +94,9 @@ def _grouped(state: TraceState, call: Call) -> list[Ids]:
             return []
         written = outputs[0]
         state.require_equal(written.reshape(groups, -1))
-    name = state.name(weight) if state.layer is None else f"{state.layer}.weight"
+    name = state.name(weight)
+    if state.layer is not None and state.modules[-1][1].groups == groups:
+        name = f"{state.layer}.weight"  # which may be shared, or what the one used is computed from
     state.convolutions.append(Convolution(name, groups, given, written))
     return [written]
 
@@ -135,9 +137,10 @@ def matmul(state: TraceState, call: Call) -> None:
 @rule("addmm", "baddbmm")
 def addmm(state: TraceState, call: Call) -> None:
     left, right = (call["mat1"], call["mat2"]) if "mat1" in call.arguments else (call["batch1"], call["batch2"])
-    _product(state, left, right, call.out)
     bias = call["self"]
-    joined = join(state, [state.label(call.out), state.label(bias)], [call.out.shape, bias.shape], "bias")
+    added = state.label(bias)  # before the output is labelled, which it may be
+    _product(state, left, right, call.out)
+    joined = join(state, [state.label(call.out), added], [call.out.shape, bias.shape], "bias")
     state.set(call.out, [Factor(factor.ids) for factor in joined])  # where masks leave zeros, the bias is added
 
 

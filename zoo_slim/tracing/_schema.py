@@ -75,13 +75,17 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
             same_bias = (bias is None) == (outputs is None or "bias" not in names) and (
                 bias is None or outputs is None or np.array_equal(bias, outputs)
             )
-            if places and same_bias and (inputs is not None or outputs is not None) and set(places) <= {0, 1}:
+            same_bias &= set(axes.get(names.get("bias", ""), {})) <= {0}
+            known = isinstance(module, (_ConvNd, nn.Linear)) or (
+                (key, writes) not in trace.reads and (inputs is None or (key, reads) in trace.reads)
+            )
+            if known and places and same_bias and (inputs is not None or outputs is not None) and set(places) <= {0, 1}:
                 layers[name] = Layer(inputs, outputs, count, transposed)
                 parameters.pop(key, None)
                 parameters.pop(names.get("bias", ""), None)
         elif isinstance(weight, nn.Parameter) and weight.ndim == 1 and key in axes and name:
             channels = axes[key][0]
-            vectors = [names[local] for local, tensor in own if tensor.ndim == 1]
+            vectors = [names[local] for local, tensor in own if tensor.shape == weight.shape]
             if all(full in axes and np.array_equal(axes[full][0], channels) for full in vectors):
                 norms[name] = channels
                 for full in vectors:

@@ -79,7 +79,7 @@ def _broadcast(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Shap
 def _unflatten(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
     dim = kwargs["dim"] if "dim" in kwargs else args[1]
     sizes = kwargs["sizes"] if "sizes" in kwargs else _given(args[2:])
-    ndim = args[0].ndim
+    ndim = (args[0] if args else kwargs["input"]).ndim
     return ShapeContext(sizes=(*[None] * (dim % ndim), *sizes, *[None] * (ndim - 1 - dim % ndim)))
 
 
@@ -151,7 +151,8 @@ def _convolution(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> Sh
 
 
 def _narrow(mode: "ShapeArguments", args: Arguments, kwargs: Options) -> ShapeContext:
-    tensor, dim, start, length = [*args, *(kwargs[name] for name in ("dim", "start", "length") if name in kwargs)]
+    names = ("input", "dim", "start", "length")
+    tensor, dim, start, length = [*args, *(kwargs[name] for name in names if name in kwargs)]
     if next(dims_in((start, length)), None) is None:
         return ShapeContext(exact=True)
     return ShapeContext(ends=(_bounds(mode, tensor, dim % tensor.ndim, slice(start, start + length)),))

@@ -185,6 +185,16 @@ class TraceState:
         """Whether the tensor is one of the model's, or came from an operation."""
         return id(tensor) in self._labels
 
+    def adopt(self, tensor: Tensor) -> None:
+        """Label a tensor that came from no operation: as the one is whose memory it is, as that of a new parameter."""
+        memory = tensor.untyped_storage()._cdata
+        sources = [held for held, label in self._labels.values() if label and held.untyped_storage()._cdata == memory]
+        alike = (self.peek(held) for held in sources if (held.shape, held.stride()) == (tensor.shape, tensor.stride()))
+        label = next(alike, None)
+        if label is None:
+            self.freeze_all(sources, "its memory is another tensor's, too")
+        self.set(tensor, [Factor(factor.ids) for factor in label or ()])
+
     def set(self, tensor: Tensor, label: Iterable[Factor]) -> None:
         """Label a tensor. Ids are made canonical; factors that are frozen throughout are dropped."""
         if id(tensor) in self._names:
