@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from zoo_slim._errors import DataError
 from zoo_slim.training import ImageTensors, TrainingError, load_dataset
@@ -246,6 +246,26 @@ def test_image_folder(tmp_path):
     assert (few.train_count, few.test_count) == (2, 2) and {label for _, label in few.train_files} == {0, 1}
 
 
+@pytest.mark.parametrize("error", [RuntimeError("odd"), TypeError("odd"), MemoryError("odd")])
+@pytest.mark.parametrize("where", ["load", "convert"])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, where, error):
+    for split in ("train", "test"):
+        write_images(tmp_path, split, {"cat": 1})
+    data = load_dataset("image-folder", tmp_path, 16)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    if where == "load":
+        monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    expected = (
+        (MemoryError, "odd") if isinstance(error, MemoryError) else (DataError, r"0.png: cannot be decoded .*odd")
+    )
+    with pytest.raises(expected[0], match=expected[1]):
+        list(data.test_batches(1, device=CPU))
+
+
 def test_image_folder_errors(tmp_path):
     with pytest.raises(DataError, match=r"expected train/CLASS/\* and one of val"):
         load_dataset("image-folder", tmp_path)
@@ -257,7 +277,9 @@ def test_image_folder_errors(tmp_path):
     (tmp_path / "test" / "dog" / "0.png").write_bytes(b"no image")
     data = load_dataset("image-folder", tmp_path, 16)
     for workers in (0, 1):
-        with pytest.raises(DataError, match=r"^[^\n]*0.png: cannot be decoded[^\n]*mend it or leave it out$"):
+        with pytest.raises(
+            DataError, match=r"^[^\n]*0.png: cannot be decoded[^\n]*or leave it out and begin a new run$"
+        ):
             list(data.test_batches(2, device=CPU, workers=workers))
     (tmp_path / "test" / "dog" / "0.png").rename(tmp_path / "test" / "dog" / "0.txt")
     with pytest.raises(DataError, match=r"test.dog holds no image \(\.jpg, .*put images there, or remove the class"):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import textwrap
 from collections import namedtuple
 from functools import partial
 
@@ -22,8 +25,10 @@ from zoo_slim.training import (
 from zoo_slim.training._distill import distillation_loss
 from zoo_slim.training._gammas import draw_histograms, gamma_statistics
 from zoo_slim.training._preflight import check_forward
+from zoo_slim.training._processes import join
 from zoo_slim.training._reach import reach
 from zoo_slim.training._state import read_state
+from zoo_slim.training._step import Stepper
 
 
 def test_training_learns_and_is_recorded(uninterrupted):
@@ -211,6 +216,111 @@ def test_diverging_run_keeps_the_last_good_state(tmp_path):
     tensors, position = read_state(tmp_path / "state")
     assert (position["epoch"], position["step"]) == (1, 2)
     assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("name", ["4.running_mean", "1.weight", "average"])
+@pytest.mark.parametrize(("step", "place"), [(8, (1, 2)), (11, (1, 5))])
+def test_weights_that_are_no_longer_finite_are_not_saved(tmp_path, monkeypatch, name, step, place):
+    """No loss is affected: the step that spoils them is the last one before the state, or the test."""
+    model = toy_model()
+    model[4] = nn.Sequential()
+    model[4].register_buffer("running_mean", torch.zeros(3))
+    update, seen = Stepper._update, 0
+
+    def spoil(stepper):
+        nonlocal seen
+        update(stepper)
+        if seen == step:
+            network = stepper.average.module if name == "average" else stepper.model
+            tensor = dict(network.state_dict())["1.bias" if name == "average" else name]
+            tensor.view(-1)[1] = float("nan")
+        seen += 1
+
+    model[4].forward = lambda values: values.flatten(1)
+    monkeypatch.setattr(Stepper, "_update", spoil)
+    with pytest.raises(TrainingError, match=r"some weights are no longer finite in epoch 2.*the last good state is in"):
+        fit(model, toy_data(), changed(checkpoint_seconds=0, ema_decay=0.9), tmp_path)
+    tensors, position = read_state(tmp_path / "state")
+    assert (position["epoch"], position["step"]) == place
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def test_a_mask_may_be_infinite(tmp_path):
+    model = toy_model()
+    model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    fit(model, toy_data(), changed(epochs=1, warmup_epochs=0), tmp_path)
+    assert read_state(tmp_path / "state")[0]["model.mask"].isinf().any()
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    teacher = toy_model()
+    teacher[6] = nn.Linear(6, 5)
+    with pytest.raises(TrainingError, match="the teacher returns 5 logits, the network that is to imitate it 3"):
+        fit(toy_model(), toy_data(), SETTINGS, tmp_path / "run", teacher=teacher)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "values", "message"),
+    [
+        (48, {"accumulate": 8}, r"8 images a step \(--batch-size\) in 8 parts \(--accumulate\) leave no more"),
+        (48, {"batch_size": 1}, r"1 images a step \(--batch-size\) leave no more; change this"),
+        (48, {"limit": 1}, r"toy has 1 training image; take more \(--limit\)"),
+        (1, {}, "toy has 1 training image"),
+    ],
+)
+def test_as_many_images_as_are_computed_at_once_are_tried(count, values, message):
+    images = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.BatchNorm1d(3))
+    with pytest.raises(TrainingError, match=f"flat cannot be trained on 1 image at a time .Expected more.*{message}"):
+        check_forward(images, toy_data(count), "flat", changed(**values))
+    check_forward(images, toy_data(), "flat", changed(accumulate=4))
+    check_forward(toy_model(), toy_data(count), "toy", changed(**values))
+    with pytest.raises(TrainingError, match="short does not take batches of 1 images of size 3x8x8"):
+        check_forward(nn.Linear(5, 3), toy_data(count), "short", changed(**values))
+
+
+FLAGS = textwrap.dedent(
+    """
+    import sys
+    import torch
+    from zoo_slim.training._evaluate import _full_precision
+    exec(sys.argv[1])
+    backends = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    with _full_precision(torch.device("cuda")):
+        assert [backend.fp32_precision for backend in backends] == ["ieee"] * 3
+    assert [backend.fp32_precision for backend in backends] == before
+    if len(sys.argv) > 2:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32  # they raise where the two disagree
+    """
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["torch.backends.cuda.matmul.fp32_precision = 'tf32'; torch.backends.cudnn.conv.fp32_precision = 'ieee'"],
+        ["torch.backends.fp32_precision = 'tf32'; torch.set_float32_matmul_precision('high')"],
+        ["torch.backends.cuda.matmul.allow_tf32 = True", "legacy"],
+    ],
+)
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has the older flags only")
+def test_tests_are_exact_however_the_flags_were_set(words):
+    ran = subprocess.run([sys.executable, "-c", FLAGS, *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_processes_wait_for_the_main_one_to_test_and_save(monkeypatch):
+    given = {}
+
+    def look(self, **keywords):
+        given.update(keywords)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("accelerate.Accelerator.__init__", look)
+    with pytest.raises(TrainingError, match="seen"):
+        join(SETTINGS)
+    assert given["kwargs_handlers"][0].timeout.total_seconds() > 3600
 
 
 def test_bfloat16_trains_and_tests_in_float32(tmp_path):

@@ -223,6 +223,48 @@ def test_parts_of_the_fine_tuning_are_checked_before_training(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_networks_that_could_not_be_saved_are_refused_before_training(data, tmp_path, monkeypatch):
+    for module in (_pipeline, _run_all):
+        monkeypatch.setattr(module, "fit", lambda *arguments, **keywords: pytest.fail("trained"))
+    register_tiny()
+    source = tmp_path / "start"
+    save(registry().find(TINY).build(num_classes=12), source, architecture=TINY, options={"num_classes": 12})
+    message = "start was built with num_classes=12, but fashion-mnist has 10 classes: build the .* with num_classes=10"
+    with pytest.raises(TrainingError, match=message):
+        finetune(source, data, SETTINGS, tmp_path / "run")
+    with pytest.raises(TrainingError, match=message):
+        run_all(None, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", base=source)
+    assert not (tmp_path / "run").exists() and measure(source, data, device="cpu")["count"] == 16
+
+
+def test_a_base_is_tried_before_it_is_slimmed(data, tmp_path):
+    register_tiny()
+    save(registry().find(TINY).build(num_classes=3), tmp_path / "start", architecture=TINY, options={"num_classes": 3})
+    with pytest.raises(TrainingError, match=r"start returns logits of shape \[2, 3\] .* has 10 classes"):
+        run_all(None, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", base=tmp_path / "start")
+
+
+def test_the_fine_tuning_is_shared_out_before_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: pytest.fail("trained"))
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    tuning = dataclasses.replace(SETTINGS, batch_size=6)
+    with pytest.raises(TrainingError, match="6 images cannot be shared out among 2 processes"):
+        run_all(NAME, data, SETTINGS, tuning, [0.5], tmp_path / "run", options=OPTIONS)
+    monkeypatch.undo()
+    registry().register("tiny_flat", flat, input_size=(3, 32, 32))
+    try:
+        tuning = dataclasses.replace(SETTINGS, accumulate=8)
+        with pytest.raises(TrainingError, match="tiny_flat cannot be trained on 1 image at a time"):
+            run_all("tiny_flat", data, SETTINGS, tuning, [0.5], tmp_path / "run")
+    finally:
+        registry()._registered.pop("tiny_flat")
+    assert not (tmp_path / "run").exists()
+
+
+def flat(num_classes: int = 10) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.BatchNorm1d(4), nn.Linear(4, num_classes))
+
+
 @pytest.mark.parametrize("ratio", [75, 1.0, -0.1, float("nan")])
 def test_wrong_ratio_is_refused_before_training(data, tmp_path, ratio):
     with pytest.raises(TrainingError, match="0 <= ratio < 1"):

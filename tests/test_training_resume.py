@@ -10,7 +10,17 @@ import textwrap
 
 import pytest
 import torch
-from training_toys import SETTINGS, assert_same_state, changed, interrupted, metrics, toy_data, toy_model, without_times
+from training_toys import (
+    SETTINGS,
+    assert_same_state,
+    changed,
+    interrupted,
+    metrics,
+    told_to_stop,
+    toy_data,
+    toy_model,
+    without_times,
+)  # fmt: skip
 
 from zoo_slim.training import Settings, TrainingError, _claim, fit
 from zoo_slim.training import _loop as loop
@@ -44,6 +54,41 @@ def test_the_state_is_saved_when_it_is_time_and_at_the_end(tmp_path, uninterrupt
     lines = fit(toy_model(), toy_data(), changed(checkpoint_seconds=seconds), tmp_path)
     assert len(written) == saved and read_state(tmp_path / "state")[1]["epoch"] == SETTINGS.epochs
     assert without_times(lines) == without_times(uninterrupted[2])
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, reason="somebody handles SIGTERM")
+@pytest.mark.parametrize(
+    ("step", "where", "place"), [(7, "step 2 of epoch 2", (1, 2)), (11, "epoch 2", (2, 0)), (17, None, (3, 0))]
+)
+def test_a_run_told_to_stop_saves_its_state_first(tmp_path, uninterrupted, monkeypatch, step, where, place):
+    model, sent = toy_model(), []
+    monkeypatch.setattr(signal, "raise_signal", sent.append)
+    hook = told_to_stop(model, step)
+    if where is None:  # too late: what comes after the training is to end
+        fit(model, toy_data(), changed(checkpoint_seconds=1e9), tmp_path)
+    else:
+        with pytest.raises(TrainingError, match=f"stopped by SIGTERM after {where}; its state is saved: .* --resume"):
+            fit(model, toy_data(), changed(checkpoint_seconds=1e9), tmp_path)
+    hook.remove()
+    assert sent == ([] if where else [signal.SIGTERM]) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    position = read_state(tmp_path / "state")[1]
+    assert (position["epoch"], position["step"]) == place
+    fresh = toy_model(seed=9)
+    fit(fresh, toy_data(), SETTINGS, tmp_path, resume=True)
+    assert_same_state(fresh, uninterrupted[0])
+    assert metrics(tmp_path) == metrics(uninterrupted[1])
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, reason="somebody handles SIGTERM")
+def test_a_handler_of_the_program_is_left_alone(tmp_path):
+    came, model = [], toy_model()
+    told_to_stop(model, 3)
+    signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    try:
+        fit(model, toy_data(), SETTINGS, tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert came == [1] and read_state(tmp_path / "state")[1]["epoch"] == 3
 
 
 RECIPES = {

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["read_image"]
 
 
-def read_image(file: str | Path) -> "Image":
+def read_image(file: str | Path, mode: str | None = None) -> "Image":
     """Return an image file decoded, upright as its EXIF orientation asks, and with 8 bits per channel.
+
+    It is converted to Pillow's ``mode``, if one is given.
 
     Grey values of 16 bits are scaled by 1 / 257, unless none exceeds 255: those are 8 bits stored in 16.
 
@@ -24,11 +26,17 @@ def read_image(file: str | Path) -> "Image":
     try:
         with Image.open(file) as opened:
             opened.load()
-            return _in_8_bits(_upright(opened), file)
+            image = _in_8_bits(_upright(opened), file)
+            return image if mode is None else image.convert(mode)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be decoded as an image: {error}; mend it or leave it out") from None
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # of whatever kind: every decoder raises its own
+        raise DataError(
+            f"{file}: cannot be decoded as an image: {error}; "
+            "replace it by a valid image, or leave it out and begin a new run"
+        ) from None
 
 
 def _upright(image: "Image") -> "Image":

@@ -113,12 +113,19 @@ def _full_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    backends: Any = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    exact: Any
+    backends: tuple[Any, ...]
+    if hasattr(cudnn, "conv"):  # reading the older flags raises where these are set
+        flag, exact, backends = "fp32_precision", "ieee", (cudnn.conv, cudnn.rnn, matmul)
+    else:  # before torch 2.9
+        flag, exact, backends = "allow_tf32", False, (cudnn, matmul)
+    before = [getattr(backend, flag) for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = False
+            setattr(backend, flag, exact)
         yield
     finally:
         for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+            setattr(backend, flag, value)

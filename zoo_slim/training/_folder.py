@@ -158,7 +158,7 @@ class _View(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         path, label = self.files[index]
         try:
-            image = read_image(path).convert("RGB")
+            image = read_image(path, "RGB")
         except DataError as error:
             return error  # what a worker raises comes with its traceback as the message
         if self.seed is None:

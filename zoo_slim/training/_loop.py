@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from zoo_slim.training._kernels import chosen_kernels
 from zoo_slim.training._mix import Mixer
 from zoo_slim.training._optimise import check_recipe
 from zoo_slim.training._optimizer_state import pack_optimizer, restore_optimizer
-from zoo_slim.training._preflight import check_device, part_size
+from zoo_slim.training._preflight import check_device, check_teacher, part_size
 from zoo_slim.training._processes import add_up, by_main, is_main, join, main_decides, spread_from_main
 from zoo_slim.training._progress import announce, progress
 from zoo_slim.training._randomness import seed_layers
@@ -30,6 +30,7 @@ from zoo_slim.training._record import Record
 from zoo_slim.training._settings import Settings, TrainingError
 from zoo_slim.training._state import digest_of, read_state, write_state
 from zoo_slim.training._step import Stepper, penalty_of
+from zoo_slim.training._stop import heeding_sigterm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 ASK_STEPS = 16
-"""Several processes ask the main one this often whether it is time to save."""
+"""Several processes ask the main one this often whether it is time to save, or to stop."""
 
 
 def fit(
@@ -56,6 +57,7 @@ def fit(
     that was interrupted, even killed, goes on), ``gamma_histogram.png`` (with matplotlib), and ``tensorboard/`` where
     the settings want it. A run that was resumed ends with the same numbers as one that was never interrupted, on the
     same machine. Under ``accelerate launch`` every process must call it; only the main one writes.
+    A SIGTERM ends the run with its state saved (in the main thread, unless the program has a handler of its own).
 
     Args:
         model: a classifier; it ends in evaluation mode, on the device it was trained on. With ``ema_decay`` its
@@ -79,7 +81,8 @@ def fit(
         TrainingError: the folder holds a run and ``resume`` is false, it holds another run than the one described,
             another process trains in it, the state is damaged, the device is not available or cannot do the mixed
             precision asked for, the batch cannot be shared out, timm does not know the optimiser or the schedule, the
-            state of the optimiser cannot be saved, or the loss is no longer finite.
+            teacher has another number of logits, the state of the optimiser cannot be saved, the loss or a weight is no
+            longer finite, or SIGTERM came.
         SlimmingError: a penalty on a model without BatchNorm scales.
     """
     folder = Path(folder)
@@ -88,6 +91,7 @@ def fit(
     identity = dict(identity or {})
     if teacher is not None:
         identity["teacher_sha256"] = digest_of(teacher.state_dict())
+        check_teacher(teacher, model, dataset)
     description = describe(model, dataset, settings, identity)
     if settings.limit:
         dataset = dataset.limited(settings.limit)
@@ -95,9 +99,9 @@ def fit(
     rows_of(part_size(dataset, settings), (accelerator.process_index, accelerator.num_processes))
     penalty = penalty_of(model, settings, dataset.input_size)
     record = Record(folder, settings.tensorboard)
-    with ExitStack() as claimed:
+    with heeding_sigterm() as told, ExitStack() as claimed:
         by_main(lambda: claimed.enter_context(claim(folder, description, resume)))
-        run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record)
+        run = _Run(model, dataset, settings, folder, accelerator, penalty, teacher, record, told)
         with chosen_kernels(accelerator.device, settings.deterministic):
             run.restore()
             if penalty is not None and settings.penalty == "proximal" and not (run.epoch or run.step):
@@ -121,8 +125,10 @@ class _Run:
         penalty: Penalty | None,
         teacher: nn.Module | None,
         record: Record,
+        told: Callable[[], bool],
     ) -> None:
         self.dataset, self.settings, self.folder, self.record = dataset, settings, folder, record
+        self.told = told
         self.accelerator, self.device = accelerator, accelerator.device
         self.part = (accelerator.process_index, accelerator.num_processes)
         # On the CPU torch 2.15's backward of narrow, strided 1x1 convolutions in channels-last overruns the heap.
@@ -136,6 +142,7 @@ class _Run:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.totals = totals_on(self.device)
+        self.masks = frozenset(name for name, buffer in self.model.named_buffers() if _has_infinity(buffer))
         self.started = self.saved = self.noted = time.monotonic()
 
     @property
@@ -167,8 +174,12 @@ class _Run:
                 for number, (images, labels) in enumerate(islice(batches, settings.accumulate), first):
                     self._train_part(*mixer(images, labels, number))
                 self.step += 1
-                if self.step < self.steps and self._time_to_save():
-                    self.save()
+                if self.step < self.steps:
+                    stop = self._told_to_stop()
+                    if stop or self._time_to_save():
+                        self.save()
+                    if stop:
+                        raise self._stopped()
                 advance(self._note() if advance.shown else None)
 
     def _train_part(self, images: Tensor, targets: Tensor) -> None:
@@ -181,9 +192,10 @@ class _Run:
     def finish_epoch(self) -> None:
         """Test, record a line of metrics, and save when it is time."""
         loss, correct, count = add_up(self.totals).tolist()
-        self._check_finite(loss)
+        self._check_loss(loss)
         spent = self._spent()
         spread_from_main(self.tested.buffers())
+        self._check_weights()
         own = count_correct(self.tested, self.dataset, BATCH_SIZE, self.device, self.settings.workers, self.part)
         test_loss, test_correct, test_count = add_up(own).tolist()
         line = {
@@ -202,7 +214,9 @@ class _Run:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.totals.zero_()
         self.started = time.monotonic()
-        if self.epoch == self.settings.epochs or self._time_to_save():
+        last = self.epoch == self.settings.epochs
+        stop = not last and self._told_to_stop()
+        if last or stop or self._time_to_save():
             self.save()
         if is_main():
             self.record.write(self.history)
@@ -212,12 +226,15 @@ class _Run:
             f"train accuracy {line['train_accuracy']:.4f}, test accuracy {line['test_accuracy']:.4f}{small}, "
             f"{line['seconds']:.1f} s, {line['images_per_second']:.0f} images/s"
         )
+        if stop:
+            raise self._stopped()
 
     def save(self) -> None:
         """Write the resume state."""
         totals = add_up(self.totals)
-        self._check_finite(float(totals[0]))
+        self._check_loss(float(totals[0]))
         spread_from_main(self.model.buffers())
+        self._check_weights()
         by_main(lambda: self._write_state(totals))
         self.saved = time.monotonic()
 
@@ -286,6 +303,15 @@ class _Run:
             return False
         return main_decides(time.monotonic() - self.saved >= limit)
 
+    def _told_to_stop(self) -> bool:
+        if self.part[1] > 1 and self.step % ASK_STEPS:
+            return False
+        return main_decides(self.told())
+
+    def _stopped(self) -> TrainingError:
+        where = f"epoch {self.epoch}" if not self.step else f"step {self.step} of epoch {self.epoch + 1}"
+        return TrainingError(f"stopped by SIGTERM after {where}; its state is saved: go on with --resume")
+
     def _spent(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
@@ -297,14 +323,35 @@ class _Run:
         speed = count * self.part[1] / max(self._spent(), 1e-9)
         return f"loss {loss / count:.4f} accuracy {correct / count:.4f} {speed:.0f} images/s"
 
-    def _check_finite(self, loss: float) -> None:
+    def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
-            state = self.folder / "state"
-            raise TrainingError(
-                f"the loss is no longer finite in epoch {self.epoch + 1}, step {self.step}: "
-                f"lower the learning rate ({self.settings.learning_rate}), or warm it up"
-                + (f"; the last good state is in {state}" if (state / "state.json").exists() else "")
-            )
+            raise self._diverged("the loss is")
+
+    def _check_weights(self) -> None:
+        """Look at what the last step left: the losses are those of the weights before it."""
+        average = self.stepper.average
+        tensors = [
+            tensor
+            for network in (self.model, *([average.module] if average is not None else []))
+            for named in (network.named_parameters(), network.named_buffers())
+            for name, tensor in named
+            if tensor.is_floating_point() and name not in self.masks
+        ]
+        if tensors and float(add_up((~torch.stack([tensor.isfinite().all() for tensor in tensors])).sum())):
+            raise self._diverged("some weights are")
+
+    def _diverged(self, what: str) -> TrainingError:
+        state = self.folder / "state"
+        return TrainingError(
+            f"{what} no longer finite in epoch {self.epoch + 1}, step {self.step}: "
+            f"lower the learning rate ({self.settings.learning_rate}), or warm it up"
+            + (f"; the last good state is in {state}" if (state / "state.json").exists() else "")
+        )
+
+
+def _has_infinity(buffer: Tensor) -> bool:
+    """Whether it is a mask that is infinite from the start, as that of causal attention."""
+    return buffer.is_floating_point() and bool(buffer.isinf().any())
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

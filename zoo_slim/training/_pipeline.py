@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from zoo_slim.training._claim import check_unclaimed
-from zoo_slim.training._data import Dataset
+from zoo_slim.training._data import Dataset, Part
 from zoo_slim.training._evaluate import evaluate, is_of
 from zoo_slim.training._history import history
 from zoo_slim.training._keep import check_dtype, keep, provenance, size_of, tested_part
@@ -20,6 +20,7 @@ from zoo_slim.training._sources import (
     Data,
     check_architecture,
     check_classes,
+    check_outputs,
     load_network,
     read,
     training_of,
@@ -87,7 +88,7 @@ def train(
         except RuntimeError as error:
             raise TrainingError(f"the weights of {start} do not fit {architecture}: {error}") from error
     guide, guide_sha256 = _teacher(teacher, dataset)
-    check_forward(model, dataset, architecture, settings.batch_size)
+    check_forward(model, dataset, architecture, settings)
     lines = fit(model, dataset, settings, folder, resume, identity=identity, teacher=guide)
     training = provenance(dataset, settings, lines, command, guide_sha256)
     keep(model, target, dataset, settings, training, dtype=dtype, architecture=architecture, options=options)
@@ -125,9 +126,10 @@ def finetune(
     model = load_network(source)
     dataset = read(data, model)
     check_classes(model, dataset)
+    check_outputs(model, dataset, source)
     before = training_of(model)
     guide, guide_sha256 = _teacher(teacher, dataset)
-    check_forward(model, dataset, str(source), settings.batch_size)
+    check_forward(model, dataset, str(source), settings)
     lines = fit(model, dataset, settings, folder, resume, identity=identity_of(model), teacher=guide)
     training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
     keep(model, target, dataset, settings, training, dtype=dtype, metrics=_after_slimming(model, dataset, settings))
@@ -164,15 +166,16 @@ def measure(
     return {**measured, **size_of(model, dataset)}
 
 
-def enter(settings: Settings, dtype: str | None) -> None:
-    """Join the other processes, if there are any, before anything is read or written.
+def enter(settings: Settings, dtype: str | None) -> Part:
+    """Join the other processes, if there are any, before anything is read or written; say which one this is.
 
     Raises:
         TrainingError: the device is not available, or weights cannot be saved as ``dtype``.
     """
     check_dtype(dtype)
     check_device(settings.device, settings.amp)
-    join(settings)
+    accelerator = join(settings)
+    return accelerator.process_index, accelerator.num_processes
 
 
 def identity_of(source: nn.Module) -> dict[str, Any]:

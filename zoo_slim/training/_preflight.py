@@ -12,7 +12,9 @@ from zoo_slim.training._data import Dataset
 from zoo_slim.training._loss import logits_of
 from zoo_slim.training._settings import DEVICES, Settings, TrainingError
 
-__all__ = ["check_device", "check_forward", "check_ratio", "check_scales", "check_schema", "part_size"]
+__all__ = [
+    "check_device", "check_forward", "check_ratio", "check_scales", "check_schema", "check_teacher", "part_size",
+]  # fmt: skip
 
 
 def check_ratio(ratio: float | Literal["auto"]) -> None:
@@ -96,17 +98,24 @@ def part_size(dataset: Dataset, settings: Settings) -> int:
     return size
 
 
-def check_forward(model: nn.Module, dataset: Dataset, architecture: str, batch_size: int = 2) -> None:
-    """Run a copy of the model in training mode on at most two images of the data set's size.
+def check_forward(model: nn.Module, dataset: Dataset, architecture: str, settings: Settings | None = None) -> None:
+    """Run a copy of the model in training mode on two images of the data set's size, or on one.
+
+    One where the settings say that not more are computed at once.
 
     Raises:
-        TrainingError: the model does not take them, or does not return logits for all classes.
+        TrainingError: the model does not take them, or does not return logits for all classes; or the batch cannot be
+            shared out as the settings say.
     """
-    count, size = min(2, batch_size), "x".join(map(str, dataset.input_size))
+    count, size = 2, "x".join(map(str, dataset.input_size))
+    if settings is not None:
+        count = min(2, part_size(dataset.limited(settings.limit) if settings.limit else dataset, settings))
     try:
         logits = _forward(model, (count, *dataset.input_size))
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
+        if settings is not None and count == 1 and _takes(model, (2, *dataset.input_size)):
+            raise TrainingError(_alone(architecture, dataset, settings, said)) from error
         raise TrainingError(
             f"{architecture} does not take batches of {count} images of size {size} ({dataset.name}): {said}. "
             "Choose other options, another architecture, or for image-folder another --image-size"
@@ -118,13 +127,47 @@ def check_forward(model: nn.Module, dataset: Dataset, architecture: str, batch_s
         )
 
 
-def _forward(model: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+def check_teacher(teacher: nn.Module, model: nn.Module, dataset: Dataset) -> None:
+    """Compare the numbers of logits of a teacher and of the network that is to imitate it.
+
+    Raises:
+        TrainingError: they differ.
+    """
+    shape = (2, *dataset.input_size)
+    taught, own = (_forward(network, shape, training=False).shape[1] for network in (teacher, model))
+    if taught != own:
+        raise TrainingError(
+            f"the teacher returns {taught} logits, the network that is to imitate it {own}; "
+            "choose a teacher of the same classes"
+        )
+
+
+def _takes(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    try:
+        _forward(model, shape)
+    except Exception:
+        return False
+    return True
+
+
+def _alone(architecture: str, dataset: Dataset, settings: Settings, said: str) -> str:
+    """Say that a network cannot be trained on one image at a time, and how there are more."""
+    batch = min(settings.batch_size, dataset.train_count, settings.limit or dataset.train_count)
+    if batch == 1 < settings.batch_size:
+        why = f"{dataset.name} has 1 training image; take more (--limit)"
+    else:
+        parts = f"in {settings.accumulate} parts (--accumulate) " if settings.accumulate > 1 else ""
+        why = f"{batch} images a step (--batch-size) {parts}leave no more; change this"
+    return f"{architecture} cannot be trained on 1 image at a time ({said}), and {why}"
+
+
+def _forward(model: nn.Module, shape: tuple[int, ...], training: bool = True) -> torch.Tensor:
     from zoo_slim.tracing import meta_copy
 
     with torch.no_grad():
         try:
-            return logits_of(meta_copy(model).train()(torch.empty(shape, device="meta")))
+            return logits_of(meta_copy(model).train(training)(torch.empty(shape, device="meta")))
         except Exception:  # perhaps only meta tensors are at fault
-            probe = copy.deepcopy(model).cpu().train()
+            probe = copy.deepcopy(model).cpu().train(training)
             with torch.random.fork_rng(devices=[]):
                 return logits_of(probe(torch.rand(shape)))

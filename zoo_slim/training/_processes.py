@@ -5,6 +5,7 @@ All of them read the same files; only the main one writes.
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_up", "by_main", "is_main", "join", "main_decides", "spread_from_main"]
 
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the main one, which tests and saves a trained network alone; NCCL's are 10 minutes."""
+
 
 def join(settings: Settings) -> "Accelerator":
     """Take the place among the processes that the launcher gave this one.
@@ -27,7 +31,7 @@ def join(settings: Settings) -> "Accelerator":
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from accelerate.utils import DistributedType, GradientAccumulationPlugin
+        from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
     except ImportError as error:
         raise TrainingError("training needs accelerate: pip install accelerate") from error
 
@@ -39,6 +43,7 @@ def join(settings: Settings) -> "Accelerator":
             mixed_precision=settings.amp,
             # the plain argument gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=settings.accumulate),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise TrainingError(f"amp {settings.amp} does not work on this device: {error}") from error

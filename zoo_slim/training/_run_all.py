@@ -9,12 +9,12 @@ from torch import nn
 from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
 from zoo_slim.training._claim import check_unclaimed
-from zoo_slim.training._data import Dataset
+from zoo_slim.training._data import Dataset, rows_of
 from zoo_slim.training._history import history
 from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
-from zoo_slim.training._preflight import check_ratio, check_scales, check_schema, part_size
+from zoo_slim.training._preflight import check_forward, check_ratio, check_scales, check_schema, part_size
 from zoo_slim.training._processes import by_main
 from zoo_slim.training._progress import announce
 from zoo_slim.training._settings import Settings, TrainingError
@@ -22,11 +22,13 @@ from zoo_slim.training._sources import (
     Data,
     check_architecture,
     check_classes,
+    check_outputs,
     example_of,
     load_network,
     read,
     structure,
     training_of,
+    with_classes,
 )
 from zoo_slim.training._state import digest_of, write_json
 
@@ -102,7 +104,7 @@ def run_all(
     if "auto" in ratios and schema is not None:
         raise TrainingError("the ratio auto follows zoo_slim's own schema: give a number, or no schema")
     check_way(after_slimming)
-    enter(settings, dtype)
+    part = enter(settings, dtype)
     folder = Path(folder)
     for tag in map(_tag, ratios if tuning is not None else ()):
         check_unclaimed(folder / MODEL / f"pruned-{tag}", folder / f"finetune-{tag}")
@@ -116,8 +118,11 @@ def run_all(
         if schema is not None:
             check_schema(schema, whole)
         if tuning is not None:
-            part_size(tested_part(dataset, tuning), tuning)
+            size = part_size(tested_part(dataset, tuning), tuning)
+            rows_of(size, part)
             check_scales(whole)
+            if size == 1 and base is None:  # two images are tried before the training
+                check_forward(_build(str(architecture), options, dataset), dataset, str(architecture), tuning)
     if known is not None and base is not None:
         check_architecture(known, architecture, base)
     del known  # it need not be kept while others are trained
@@ -137,6 +142,10 @@ def run_all(
         )
     whole = load_network(trained)
     check_classes(whole, dataset)
+    if base is not None:
+        check_forward(whole, dataset, str(base), tuning)
+        if tuning is not None:
+            check_outputs(whole, dataset, base)
     origin = checkpoint.origin_of(whole)
     base_metrics = dict(origin.metrics) if origin is not None else {}
     if "test_accuracy" not in base_metrics:
@@ -167,6 +176,14 @@ def _built(start: str | Path | None, options: Mapping[str, Any] | None) -> tuple
     if origin is None:
         raise TrainingError("nothing to train: name an architecture, or a trained checkpoint")
     return origin.architecture, {**origin.options, **(options or {})}
+
+
+def _build(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn.Module:
+    """Return the network that training begins with, with weights of some kind."""
+    from zoo_slim.registry import registry
+
+    found = registry().find(name)
+    return found.build(**with_classes(found, dict(options or {}), dataset))
 
 
 def _tag(ratio: Ratio) -> str:

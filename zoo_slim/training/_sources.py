@@ -1,5 +1,6 @@
 """Where a training gets its data and its networks from, and whether they fit each other."""
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from zoo_slim.training._processes import by_main, is_main
 from zoo_slim.training._settings import TrainingError
 
 __all__ = [
-    "Data", "check_architecture", "check_classes", "compare_classes", "example_of", "load_network", "read", "structure",
-    "training_of", "warn_of_normalisation", "with_classes",
+    "Data", "check_architecture", "check_classes", "check_outputs", "compare_classes", "example_of", "load_network",
+    "read", "structure", "training_of", "warn_of_normalisation", "with_classes",
 ]  # fmt: skip
 
 
@@ -106,6 +107,27 @@ def check_classes(model: nn.Module, dataset: Dataset, role: str = "model") -> No
     origin = origin_of(model)
     if origin is not None:
         compare_classes(origin.classes or (), dataset, role)
+
+
+def check_outputs(model: nn.Module, dataset: Dataset, source: str | Path) -> None:
+    """Compare the number of outputs that a loaded network was built with, as far as it is known, with the classes.
+
+    Raises:
+        TrainingError: they differ; once trained, it could not be saved with the names of the classes.
+    """
+    from zoo_slim.checkpoint import origin_of
+    from zoo_slim.registry import registry
+
+    origin, count = origin_of(model), len(dataset.classes)
+    if origin is None:
+        return
+    parameter = inspect.signature(registry().find(origin.architecture).builder).parameters.get("num_classes")
+    built = origin.options.get("num_classes", None if parameter is None else parameter.default)
+    if type(built) is int and built != count:
+        raise TrainingError(
+            f"{source} was built with num_classes={built}, but {dataset.name} has {count} classes: "
+            f"build the {origin.architecture} with num_classes={count}, save it, and go on with that"
+        )
 
 
 def warn_of_normalisation(teacher: nn.Module, dataset: Dataset) -> None:
