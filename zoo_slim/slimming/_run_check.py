@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ def refusal(network: nn.Module, found: str) -> SlimmingError:
 
 
 def fault(network: nn.Module, original: nn.Module, example: Example) -> str | None:
-    """What is wrong with a slim network: that it does not run, gives other shapes, or computes with other numbers."""
+    """What is wrong with a slim network: that it does not run, gives other shapes, or computes anything else."""
     meta = to_device(example, "meta")
     for training in (False, True):
         try:
@@ -72,9 +73,12 @@ def fault(network: nn.Module, original: nn.Module, example: Example) -> str | No
             return f"gives outputs of shapes {found}, the original {expected}"
         if random or _names(network) != _names(original):
             continue  # other numbers are drawn for fewer channels; blocks are gone
-        if [step.operation for step in ours] != [step.operation for step in theirs]:
-            return f"computes {_count(ours)}, the original {_count(theirs)}"
-        for mine, before in zip(ours, theirs, strict=True):
+        for mine, before in zip_longest(ours, theirs, fillvalue=Step("nothing", "the end", ())):
+            if mine.operation != before.operation:
+                return (
+                    f"computes {mine.operation} in {mine.where} where the original computes {before.operation} in "
+                    f"{before.where}"
+                )
             if mine.numbers != before.numbers:
                 numbers, others = ", ".join(mine.numbers), ", ".join(before.numbers)
                 return f"computes {mine.operation} in {mine.where} with {numbers}, the original with {others}"
@@ -83,10 +87,6 @@ def fault(network: nn.Module, original: nn.Module, example: Example) -> str | No
 
 def _names(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_modules()}
-
-
-def _count(steps: Sequence[Step]) -> str:
-    return f"{len(steps)} operations in a sequence of its own"
 
 
 def _run(network: nn.Module, example: Example, training: bool) -> tuple[list[list[int]], Sequence[Step], bool]:
