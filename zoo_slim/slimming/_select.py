@@ -76,6 +76,8 @@ def select(
 ) -> Keep:
     """Remove the ``ratio`` of all scored channels that score lowest, over all groups together.
 
+    Of equal scores, each group loses the same share.
+
     Args:
         schema: groups with a ``ratio`` of their own are thinned by that instead, and do not count for the threshold.
         scores: float64 ``[channels]``, NaN for channels that stay.
