@@ -380,7 +380,7 @@ class Recurrent(nn.Module):
 
 def test_layers_that_keep_lists_of_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = Architecture("checkpoint-test-recurrent", Recurrent, options={})
-    monkeypatch.setattr("zoo_slim.registry.Registry.find", lambda self, name: known)
+    monkeypatch.setattr("zoo_slim.registry.Registry._find", lambda self, name: ("", known))
     model = Recurrent().eval()
     result = PruningResult({"head.weight": {0: torch.tensor([1])}, "head.bias": {0: torch.tensor([1])}}, {})
     slim = slimmed(model, result)

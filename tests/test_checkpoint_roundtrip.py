@@ -232,7 +232,8 @@ def test_other_threads_build_real_networks_meanwhile(tmp_path: Path, monkeypatch
         thread.join()
         return nn.Sequential(nn.Linear(2, 2))
 
-    monkeypatch.setattr("zoo_slim.registry.Registry.find", lambda self, name: Architecture(name, builder, options={}))
+    threads = Architecture("threads", builder, options={})
+    monkeypatch.setattr("zoo_slim.registry.Registry._find", lambda self, name: ("", threads))
     checkpoint.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "net", architecture="threads")
     assert met == [False]
 
@@ -244,7 +245,7 @@ def test_no_base_weights_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             self.fc = nn.Linear(4, 4)
 
     checkpoint_plain = Architecture("checkpoint-test-plain", Plain, options={})
-    monkeypatch.setattr("zoo_slim.registry.Registry.find", lambda self, name: checkpoint_plain)
+    monkeypatch.setattr("zoo_slim.registry.Registry._find", lambda self, name: ("", checkpoint_plain))
     checkpoint.save(Plain(), tmp_path / "net", architecture="checkpoint-test-plain")
     devices = []
     original = nn.init.kaiming_uniform_

@@ -47,7 +47,7 @@ def test_dry_run_says_what_is_dead_and_saves_nothing(zoo_slim, sparse, tmp_path)
     with Image.open(tmp_path / "scales.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
     ran = zoo_slim("slim", "ten", "--dry-run", "--ratio", "0.5")
-    assert "ratio 0.5" in ran.out and "of the variance of group conv1 is lost" in ran.out
+    assert "ratio 0.5" in ran.out and "of the variance of group conv2 is lost" in ran.out
 
 
 def test_auto_stops_at_the_cliff(zoo_slim, sparse):
