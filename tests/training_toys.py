@@ -82,27 +82,23 @@ def interrupted(model, step):
 
 def told_to_stop(model, step):
     """Send this process a SIGTERM in the forward pass of that number of a training."""
-    left = step
-
-    def tell(module, inputs):
-        nonlocal left
-        if module.training and not inputs[0].is_meta:
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-            left -= 1
-
-    return model.register_forward_pre_hook(tell)
+    return signal_at(model, step, signal.SIGTERM)
 
 
 def kill_at(model, step):
     """Kill this process when ``model`` has made so many forward passes in training; never at a negative number."""
+    signal_at(model, step, signal.SIGKILL)
+
+
+def signal_at(model, step, number):
+    """Send this process a signal when ``model`` has made so many forward passes in training."""
     left = step
 
-    def die(module, inputs):
+    def send(module, inputs):
         nonlocal left
         if module.training and not inputs[0].is_meta:
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             left -= 1
 
-    model.register_forward_pre_hook(die)
+    return model.register_forward_pre_hook(send)

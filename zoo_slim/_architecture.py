@@ -110,6 +110,12 @@ class Architecture:
             )
         return model
 
+    def class_count(self, options: Mapping[str, Any]) -> int | None:
+        """Return the ``num_classes`` of a model built with ``options``; None: it is not known."""
+        parameter = inspect.signature(self.builder).parameters.get("num_classes")
+        count = options.get("num_classes", None if parameter is None else parameter.default)
+        return count if type(count) is int else None
+
     def input_size_of(self, options: Mapping[str, Any]) -> tuple[int, int, int]:
         """Return channels, height and width of the images that a model built with ``options`` takes by default.
 

@@ -1,6 +1,5 @@
 """Write a network as a slim checkpoint."""
 
-import inspect
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -171,9 +170,7 @@ def _origin(attached: Origin | None, architecture: str | None, **fields: Any) ->
 
 def _check_classes(classes: Collection[str], known: Architecture, options: Mapping[str, Any]) -> None:
     """Compare the number of names with ``num_classes``, as far as that is known."""
-    parameter = inspect.signature(known.builder).parameters.get("num_classes")
-    count = options.get("num_classes", None if parameter is None else parameter.default)
-    if type(count) is int and count != len(classes):
+    if (count := known.class_count(options)) not in (None, len(classes)):
         raise CheckpointError(f"save: classes must be {count} names, as num_classes says, found {len(classes)}")
 
 

@@ -115,11 +115,11 @@ class _Steps(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func in _LAYOUT:
+            return out
         # Integers may be sizes and positions, but not where values are computed.
         whole = torch.Tag.pointwise in getattr(func, "tags", ()) and isinstance(out, Tensor) and out.is_floating_point()
         where = self.modules[-1][0] if self.modules else "the model"
-        if func in _LAYOUT:
-            return out
         self.found.append(Step(str(func), where, tuple(_numbers((*args, *(kwargs or {}).values()), whole))))
         return out
 

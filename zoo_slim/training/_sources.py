@@ -1,6 +1,5 @@
 """Where a training gets its data and its networks from, and whether they fit each other."""
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,9 +120,8 @@ def check_outputs(model: nn.Module, dataset: Dataset, source: str | Path) -> Non
     origin, count = origin_of(model), len(dataset.classes)
     if origin is None:
         return
-    parameter = inspect.signature(registry().find(origin.architecture).builder).parameters.get("num_classes")
-    built = origin.options.get("num_classes", None if parameter is None else parameter.default)
-    if type(built) is int and built != count:
+    built = registry().find(origin.architecture).class_count(origin.options)
+    if built not in (None, count):
         raise TrainingError(
             f"{source} was built with num_classes={built}, but {dataset.name} has {count} classes: "
             f"build the {origin.architecture} with num_classes={count}, save it, and go on with that"
