@@ -66,6 +66,17 @@ def test_slim_meets_budgets(zoo_slim, base):
     assert all(len(result.kept[f"bn{i}.weight"][0]) in (1, 2, 4) for i in (1, 2))
 
 
+def test_slim_by_ratios_of_groups(zoo_slim, base):
+    ratios = ("--group-ratio", "conv*=0.5", "--group-ratio", "conv1=0.25")
+    assert zoo_slim("slim", "base", *ratios).code == 0
+    origin = checkpoint.origin_of(loading.load(f"local-dir:{base}", "groups"))
+    assert [len(origin.result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [6, 4]
+    assert origin.training["group_ratios"] == {"conv*": 0.5, "conv1": 0.25} and "ratio" not in origin.training
+    assert zoo_slim("slim", "base", "--ratio", "0.5", "--group-ratio", "conv1=0").code == 0
+    origin = checkpoint.origin_of(loading.load(f"local-dir:{base}", "0.5"))
+    assert "bn1.weight" not in origin.result.kept and len(origin.result.kept["bn2.weight"][0]) == 4
+
+
 @pytest.mark.filterwarnings("ignore:ratio 0.9 of this TinyNet")
 def test_slim_keeps_a_minimum_and_leaves_weights_out(zoo_slim, base):
     assert zoo_slim("slim", "base", "--ratio", "0.9", "--minimum", "3", "--no-weights").code == 0
@@ -129,6 +140,7 @@ def test_an_original_schema_that_breaks_the_network_is_refused(zoo_slim, base, t
         (("--params", "0.5"), "--params"),
         (("--macs", "0.5"), "--macs"),
         (("--ratio", "0.5", "--criterion", "bn_scale"), "--criterion"),
+        (("--ratio", "0.5", "--group-ratio", "conv1=0.5"), "--group-ratio"),
         (("--ratio", "0.5", "--minimum", "3", "--rounding", "eight"), "--minimum and --rounding"),
     ],
 )
@@ -214,6 +226,11 @@ def test_slim_shows_accuracies_of_the_same_images_beside_each_other(zoo_slim, tm
         ],
         (("--ratio", "0.5", "--criterion", "luck"), 1, "choose one of"),
         (("--ratio", "0.5", "--rounding", "three"), 1, "rounding 'three' is unknown"),
+        (("--ratio", "0.5", "--group-ratio", "conv1"), 2, "--group-ratio takes NAME=SHARE"),
+        (("--ratio", "0.5", "--group-ratio", "conv1=half"), 2, "not 'conv1=half'"),
+        (("--ratio", "0.5", "--group-ratio", "=0.5"), 2, "not '=0.5'"),
+        (("--ratio", "0.5", "--group-ratio", "conv9=0.5"), 1, "no channel group is called 'conv9': there are conv1,"),
+        (("--ratio", "0.5", "--group-ratio", "conv1=2"), 1, "the ratio 2.0 of group 'conv1' is not a share"),
         (("--ratio", "0.5", "--schema", "nowhere.json"), 1, "nowhere.json"),
         (("--ratio", "0.5", "--variant", "../up"), 1, "--variant"),
         (("--ratio", "0.5", "--output", "base"), 1, "exists already"),

@@ -204,7 +204,9 @@ def test_run_only_does_what_it_is_told(called):
     assert called["run_all"][1]["base"] == "a" and called["run_all"][1]["start"] is None
     assert called["run_all"][0][3] == Settings(epochs=3, batch_size=32, learning_rate=0.001, opt="adamw")
     invoke("run", "--ckpt", "a", "--fine-tune", "--rounding", "eight")
-    assert called["run_all"][1]["rounding"] == "eight"
+    assert called["run_all"][1]["rounding"] == "eight" and called["run_all"][1]["group_ratios"] == {}
+    invoke("run", "--ckpt", "a", "--fine-tune", "--group-ratio", "fc.*=0.9", "--group-ratio", "conv1=0")
+    assert called["run_all"][1]["group_ratios"] == {"fc.*": 0.9, "conv1": 0.0}
     invoke("run", "--net", "resnet18", "--ckpt", "a", "--sparsity-train")
     assert called["run_all"][1]["start"] == "a" and called["run_all"][1]["base"] is None
 
@@ -223,6 +225,7 @@ def test_run_only_does_what_it_is_told(called):
             "--sparsity and --penalty would have no effect",
         ),
         (("run", "resnet18", "--prune-ratio", "0.5", "--fine-tune-lr", "1"), "would have no effect: add --fine-tune"),
+        (("run", "resnet18", "--group-ratio", "conv1=0"), "--group-ratio would have no effect: add --fine-tune"),
         (("run", "resnet18", "--rounding", "eight"), "--rounding would have no effect: add --fine-tune"),
         (("run", "resnet18", "--ckpt-pruned", "x", "--fine-tune"), "--ckpt-pruned is a network to test"),
         (("run", "resnet18", "--net", "vgg11_bn"), "two architectures; give one of them"),

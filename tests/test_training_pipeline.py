@@ -278,6 +278,15 @@ def test_auto_and_a_schema_exclude_each_other(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_wrong_group_ratios_are_refused_before_training(data, tmp_path):
+    asked = {"options": OPTIONS, "group_ratios": {"layer9.*": 0.5}}
+    with pytest.raises(SchemaError, match=r"no channel group is called 'layer9.\*'"):
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", **asked)
+    with pytest.raises(TrainingError, match="a schema file says the ratios of its groups itself"):
+        run_all(NAME, data, SETTINGS, SETTINGS, [0.5], tmp_path / "run", **asked, schema="schema.json")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -309,6 +318,7 @@ def test_all_in_one(trained, data, tmp_path):
         "base": trained,
         "after_slimming": "both",
         "rounding": "eight",
+        "group_ratios": {"layer1.*": 0.75},
         "distill": True,
         "dtype": "float16",
         "command": "zoo-slim run --data data",
@@ -333,15 +343,14 @@ def test_all_in_one(trained, data, tmp_path):
 
     assert run_all(None, data, SETTINGS, tuning, [0.5], folder, **options, resume=True) == summary
     with pytest.raises(TrainingError, match="after_slimming = 'both', now it is None"):
-        run_all(None, data, SETTINGS, tuning, [0.5], folder, base=trained, rounding="eight", distill=True, resume=True)
+        run_all(None, data, SETTINGS, tuning, [0.5], folder, **{**options, "after_slimming": "plain"}, resume=True)
     with pytest.raises(TrainingError, match="teacher_sha256"):
-        run_all(
-            None, data, SETTINGS, tuning, [0.5], folder,
-            base=trained, rounding="eight", after_slimming="both", resume=True,
-        )  # fmt: skip
+        run_all(None, data, SETTINGS, tuning, [0.5], folder, **{**options, "distill": False}, resume=True)
     (slimming,) = origin.training["before"]
     assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
-    assert slimming["rounding"] == "eight"
+    assert (slimming["rounding"], slimming["group_ratios"]) == ("eight", {"layer1.*": 0.75})
+    kept = origin.result.kept["layer1.0.conv1.weight"]
+    assert len(kept[0]) == 16  # of 64
     assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
     assert slimming["folded"]["layers"] > 0
     assert origin.training["base"] == read_config(trained).training

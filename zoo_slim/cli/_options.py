@@ -8,13 +8,21 @@ if TYPE_CHECKING:
     from zoo_slim.training._run_all import Ratio
 
 __all__ = [
-    "AsJson", "Name", "Options", "Pruned", "Rounding", "example", "parse_count", "parse_options", "parse_ratio",
-    "parse_share",
+    "AsJson", "GroupRatios", "Name", "Options", "Pruned", "Rounding", "example", "parse_count", "parse_group_ratios",
+    "parse_options", "parse_ratio", "parse_share",
 ]  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="A registered name, hf-hub:org/name[@revision], or a checkpoint's folder.")]
 Pruned = Annotated[str | None, typer.Option("--pruned", help="Variant, 0.75 for instance.")]
 Rounding = Annotated[str | None, typer.Option("--rounding", help="none, eight or two_pow: of the channels kept.")]
+GroupRatios = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group-ratio",
+        help="NAME=SHARE: what to remove of one channel group, or of those that fit a pattern ('classifier.*=0.9'), "
+        "whatever the others lose; groups without BatchNorms go by l2. May be repeated.",
+    ),
+]
 Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
@@ -60,6 +68,20 @@ def parse_ratio(text: str, option: str) -> "Ratio":
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{option} takes a share of the channels, 0 to 1, or auto, not {text!r}") from None
+
+
+def parse_group_ratios(pairs: list[str] | None) -> dict[str, float]:
+    """Read ``name=share``; which names and shares there can be is for slimming to say."""
+    ratios = {}
+    for pair in pairs or []:
+        name, equals, share = pair.rpartition("=")
+        try:
+            ratios[name] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise typer.BadParameter(f"--group-ratio takes NAME=SHARE, classifier.0=0.9 for instance, not {pair!r}")
+    return ratios
 
 
 def parse_share(text: str, option: str) -> int | float:

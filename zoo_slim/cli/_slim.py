@@ -13,7 +13,15 @@ from zoo_slim._amount import amount
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import Rounding, example, parse_count, parse_ratio, parse_share
+from zoo_slim.cli._options import (
+    GroupRatios,
+    Rounding,
+    example,
+    parse_count,
+    parse_group_ratios,
+    parse_ratio,
+    parse_share,
+)
 from zoo_slim.cli._output import console, percent, size, status, table
 from zoo_slim.cli._scales import check_picture, draw_scales, scales_report
 from zoo_slim.cli._settings import given_options
@@ -52,6 +60,7 @@ def slim(
         str | None, typer.Option("--params", help="Keep at most this many: 2500000, 2.5M, or 0.25.")
     ] = None,
     macs: Annotated[str | None, typer.Option("--macs", help="Keep at most this many per image: 300M, or 0.25.")] = None,
+    group_ratio: GroupRatios = None,
     remove_blocks: Annotated[
         str | None,
         typer.Option(
@@ -112,9 +121,9 @@ def slim(
 ) -> None:
     """Remove channels of a network, and save what is left.
 
-    Those that matter least go; give one of --ratio, --params and --macs, or --remove-blocks, or both. What is left is
-    saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune. Before anything is removed, it is said how
-    many scales are dead, and where the cliff is.
+    Those that matter least go; give one of --ratio, --params and --macs, or --group-ratio, or --remove-blocks, or
+    several of the three. What is left is saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune. Before
+    anything is removed, it is said how many scales are dead, and where the cliff is.
     """
     import torch
 
@@ -136,7 +145,8 @@ def slim(
     share = None if ratio is None else parse_ratio(ratio, "--ratio")
     if isinstance(share, float) and not 0 <= share < 1:
         raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1, or auto")
-    budget, tag = _budget(share, params, macs, blocks, dry_run)
+    group_ratios = parse_group_ratios(group_ratio)
+    budget, tag = _budget(share, params, macs, group_ratios, blocks, dry_run)
     tag = check_variant(variant or tag, source, "--variant")
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
@@ -164,7 +174,7 @@ def slim(
         if isinstance(rules, OriginalSchema):
             groups = convert_original(rules, model)
         else:
-            groups = schema_for(model, rules, example_input)
+            groups = schema_for(model, rules, example_input).with_ratios(group_ratios)
         wanted = budget.get("ratio")
         if criterion == "bn_scale" or dry_run or picture:
             cliff = find_cliff(model, schema=groups, minimum=least, rounding=rounding)
@@ -185,6 +195,7 @@ def slim(
         else:
             slimmed, result = slim_model(
                 model,
+                group_ratios=group_ratios,  # they may be all that is asked for
                 remove_blocks=blocks,
                 criterion=chosen,
                 example_input=example_input,
@@ -226,6 +237,7 @@ def slim(
             "criterion": criterion,
             **budget,
             **steps,
+            **({"group_ratios": group_ratios} if group_ratios else {}),
             **({} if blocks is None else {"remove_blocks": blocks}),
             "base": as_base(config.training),
         },
@@ -255,18 +267,24 @@ def _blocks(text: str) -> list[str] | int | str:
 
 
 def _budget(
-    ratio: float | str | None, params: str | None, macs: str | None, blocks: list[str] | int | str | None, dry_run: bool
+    ratio: float | str | None,
+    params: str | None,
+    macs: str | None,
+    group_ratios: dict[str, float],
+    blocks: list[str] | int | str | None,
+    dry_run: bool,
 ) -> tuple[dict[str, Any], str]:
     """Return the one budget that was given, if any, and a tag for the network that it makes."""
     given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
     if not given and dry_run:
         return {}, "none"
-    if len(given) > 1 or (not given and (blocks is None or isinstance(blocks, str))):
+    elsewhere = isinstance(blocks, (list, int)) or (bool(group_ratios) and blocks is None)
+    if len(given) > 1 or (not given and not elsewhere):
         named = " and ".join(f"--{name}" for name in given) or "none"
         raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
     tags = [] if blocks is None else [f"{blocks}-blocks" if isinstance(blocks, str) else f"blocks-{_count(blocks)}"]
     if not given:
-        return {}, tags[0]
+        return {}, "-".join(["groups"] * bool(group_ratios) + tags)
     ((name, text),) = given.items()
     if ratio is not None:
         return {"ratio": ratio}, "-".join([ratio if isinstance(ratio, str) else f"{ratio:g}", *tags])
@@ -310,7 +328,7 @@ def _drawn(
 
 def _refuse_beside_original(context: typer.Context) -> None:
     """Refuse options that the original's rules leave no room for: its schema files say it themselves."""
-    known = ("params", "macs", "remove_blocks", "criterion", "batches", "minimum", "rounding")
+    known = ("params", "macs", "group_ratio", "remove_blocks", "criterion", "batches", "minimum", "rounding")
     if said := given_options(context, known):
         raise typer.BadParameter(
             f"{' and '.join(said)} cannot be given with a schema of the original tool's format, whose rules take "

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo_slim.cli._command import recorded_command
-from zoo_slim.cli._options import Options, Pruned, Rounding, example, parse_options, parse_ratio
+from zoo_slim.cli._options import (
+    GroupRatios,
+    Options,
+    Pruned,
+    Rounding,
+    example,
+    parse_group_ratios,
+    parse_options,
+    parse_ratio,
+)
 from zoo_slim.cli._settings import given_options, refuse_idle, takes_changes, takes_settings
 from zoo_slim.training._settings import Settings
 
@@ -49,7 +58,8 @@ OF_TEACHER = ("distill_weight", "distill_temperature")
 OF_NAMED_TEACHER = ("teacher_pruned", *OF_TEACHER)
 OF_TRAINING = ("warmup_epochs", "stem", "num_classes", "option")
 OF_TUNING = (
-    "prune_ratio", "prune_schema", "rounding", "after_slimming", "distill", *(f"fine_tune_{name}" for name in CHANGES),
+    "prune_ratio", "group_ratio", "prune_schema", "rounding", "after_slimming", "distill",
+    *(f"fine_tune_{name}" for name in CHANGES),
 )  # fmt: skip
 """Parameters that need a sparsity, a teacher, one that is named, training from the beginning, and slimming."""
 
@@ -190,6 +200,7 @@ def run(
     prune_ratio: Annotated[
         list[str], typer.Option("--prune-ratio", help="Share of the scales to remove, or auto; may be repeated.")
     ] = ["0.75"],  # noqa: B006  # typer copies it
+    group_ratio: GroupRatios = None,
     prune_schema: Annotated[Path | None, typer.Option("--prune-schema", help="Pruning schema (JSON).")] = None,
     rounding: Rounding = None,
     after_slimming: Annotated[
@@ -269,6 +280,7 @@ def run(
         options=parse_options(option, stem, num_classes),
         start=source if sparsity_train else None,
         base=source if not sparsity_train else None,
+        group_ratios=parse_group_ratios(group_ratio),
         schema=prune_schema,
         rounding=rounding,
         after_slimming=after_slimming,

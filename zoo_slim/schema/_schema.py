@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from zoo_slim._errors import SchemaError
+from zoo_slim._names import listed
 from zoo_slim._union_find import Ids
 
 __all__ = ["ROUNDINGS", "Axes", "Group", "Layer", "PruningSchema", "attribute_value", "model_tensors"]
@@ -30,6 +33,7 @@ class Group:
         width: number of channels.
         merge: what several norms say of one channel: ``or`` keeps it when any of them does, ``and`` when all do.
         ratio: the share to remove from this group, whatever the global threshold says. 0 leaves the group alone.
+            Channels without a BatchNorm, which `bn_scale` says nothing of, are then ranked by their weights.
         minimum: channels to keep at least. `None`: the rule of the selection.
         inexact: removal cannot equal masking (the channels pass a normalisation over channels, say).
     """
@@ -138,6 +142,28 @@ class PruningSchema:
     def with_groups(self, **changes: object) -> "PruningSchema":
         """The same schema with every group changed, ``merge="and"`` for instance."""
         return replace(self, groups={name: replace(group, **changes) for name, group in self.groups.items()})  # type: ignore[arg-type]
+
+    def with_ratios(self, ratios: Mapping[str, float]) -> "PruningSchema":
+        """The same schema with ratios of their own for single groups.
+
+        Args:
+            ratios: shares to remove, ``0 <= ratio < 1``, by the name of a group, or by a pattern of such names as of
+                files: ``classifier.*``. Where several fit a group, the last one counts.
+
+        Raises:
+            SchemaError: a ratio out of range, or a name that fits no group.
+        """
+        groups = dict(self.groups)
+        for pattern, ratio in ratios.items():
+            if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+                raise SchemaError(
+                    f"the ratio {ratio!r} of group {pattern!r} is not a share from 0 up to, but not including, 1"
+                )
+            found = [name for name in groups if name == pattern or fnmatchcase(name, pattern)]
+            if not found:
+                raise SchemaError(f"no channel group is called {pattern!r}: there are {listed(list(groups), 20)}")
+            groups |= {name: replace(groups[name], ratio=float(ratio)) for name in found}
+        return replace(self, groups=groups)
 
     def axes(self, model: nn.Module) -> Axes:
         """Where the channels lie in the tensors of ``model``.

@@ -48,7 +48,8 @@ class Cliff:
     Attributes:
         ratio: the largest ratio that loses at most ``tolerance``, 0 where none does: what ``ratio="auto"`` takes.
         tolerance: see `lost`.
-        scales: |gamma| of all channels that may be removed, the largest of each channel's BatchNorms, ascending.
+        scales: |gamma| of all channels that may be removed, the largest of each channel's BatchNorms, ascending; those
+            of groups with a ratio of their own are left out.
         dead: how many are exactly 0: they emit constants, which can be folded.
         faint: how many are below `FAINT` of the root mean square of their group, the dead ones included.
         ratios: float64 ``[n]``: 0, 0.01, 0.02, …
@@ -110,6 +111,9 @@ def find_cliff(
     energy = _energy(model, schema)
     members = schema.members()
     scored = np.isfinite(scores) & ~schema.untouched(allow_inexact)
+    for name, group in schema.groups.items():
+        if group.ratio is not None:
+            scored[members[name]] = False
     faint = np.zeros(len(scores), dtype=bool)
     for channels in members.values():
         faint[channels] = np.sqrt(energy[channels]) < FAINT * np.sqrt(energy[channels].mean())

@@ -7,7 +7,7 @@ from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._criteria import Scores
 from zoo_slim.slimming._select import Keep, by_threshold, least, select
 
-__all__ = ["shortfall"]
+__all__ = ["shortfall", "unmet"]
 
 _MET = 9 / 10
 """Of what whole units make of the ratio, so much may be left of it by minima: the bundled schemas leave 94 % at 0.9."""
@@ -64,6 +64,13 @@ def shortfall(
     share = f"{100 * gone / count:.1f} %" if gone else "none"
     reason = _reason(schema, counted, keep, units, minimum, rounding, allow_inexact)
     return f"removed {share} of the channels, not {100 * ratio:.4g} %: {reason}"
+
+
+def unmet(schema: PruningSchema, scores: Scores, allow_inexact: bool) -> list[str]:
+    """The groups that have a ratio of their own above 0, and no channel that may go; arguments as for `select`."""
+    _, _, unit_scores = by_threshold(schema, scores, 0.0, allow_inexact)
+    members = schema.members()
+    return [name for name, group in schema.groups.items() if group.ratio and np.isinf(unit_scores[members[name]]).all()]
 
 
 def _reason(

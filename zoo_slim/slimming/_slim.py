@@ -25,7 +25,7 @@ from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, 
 from zoo_slim.slimming._run_check import refusal
 from zoo_slim.slimming._score import score
 from zoo_slim.slimming._select import by_threshold, select
-from zoo_slim.slimming._shortfall import shortfall
+from zoo_slim.slimming._shortfall import shortfall, unmet
 from zoo_slim.tracing import Example, meta_copy
 
 __all__ = ["remove", "slim"]
@@ -37,6 +37,7 @@ def slim(
     ratio: float | Literal["auto"] | None = None,
     params: int | float | None = None,
     macs: int | float | None = None,
+    group_ratios: Mapping[str, float] | None = None,
     remove_blocks: RemoveBlocks | None = None,
     criterion: str | Criterion = "bn_scale",
     example_input: Example | None = None,
@@ -47,8 +48,8 @@ def slim(
 ) -> tuple[nn.Module, PruningResult]:
     """Remove the channels, and if asked the residual blocks, that matter least. The given model stays as it is.
 
-    One of ``ratio``, ``params`` and ``macs`` says how many channels. It can be left out where ``remove_blocks`` says
-    which or how many blocks to remove; no channels go then besides theirs.
+    One of ``ratio``, ``params`` and ``macs`` says how many channels. It can be left out where ``group_ratios`` or
+    ``remove_blocks`` say what to remove; nothing goes then besides.
 
     Args:
         model: the network, usually after sparsity training; of one in DataParallel or `torch.compile`, the network
@@ -57,6 +58,9 @@ def slim(
             `fold_constants` and `recalibrate` make up for it, see `find_cliff`.
         params: keep at most this many parameters (an integer), or this share of them (a float below 1).
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
+        group_ratios: shares to remove of single channel groups, by name or pattern, whatever the other channels lose:
+            ``{"features.0": 0, "classifier.*": 0.9}`` leaves one alone, and thins two that ``bn_scale`` would leave
+            alone for want of BatchNorms, by `l2`. The groups are those of the schema.
         remove_blocks: residual blocks ``act(x + branch(x))`` to take out whole, see `zoo_slim.slimming.find_blocks`:
 
             - a list of their names. A branch of several in a block (``blocks.3.attn``) may be named too;
@@ -76,24 +80,26 @@ def slim(
 
     Warns:
         UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding;
-            or groups stay whole, as the network would not run without channels of them, or compute with other numbers.
+            or groups stay whole, as the network would not run without channels of them, or compute with other numbers,
+            or as none of their channels may go, although they have ratios of their own.
 
     Raises:
         SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
             budget that cannot be met, nothing that could go before the cliff, or a network that cannot lose any
             channel.
+        SchemaError: a schema that does not fit the model, or group ratios that do not fit the schema.
     """
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
-    _check_arguments(given, remove_blocks, criterion)
+    _check_arguments(given, group_ratios, remove_blocks, criterion)
     model = unwrap(model)
     if example_input is None:
         example_input = example_of(model)
-    schema = schema_for(model, schema, example_input)
+    schema = schema_for(model, schema, example_input).with_ratios(group_ratios or {})
     probe = meta_copy(model)
     limits = ((name, value) for name, value in (("params", params), ("macs", macs)) if value is not None)
     budget = next((Budget(model, value, name, example_input) for name, value in limits), None)
     scores = np.full(schema.channels, np.nan)
-    if given or isinstance(remove_blocks, int):
+    if given or group_ratios or isinstance(remove_blocks, int):
         scores = score(model, schema, criterion)
     removal = None if remove_blocks is None else Removal(model, probe, example_input)
     bounds: dict[str, Any] = {"minimum": minimum, "rounding": rounding, "allow_inexact": allow_inexact}
@@ -109,6 +115,12 @@ def slim(
         warnings.warn(
             f"all channels of {listed(held)} stay: with fewer of them the slim {type(model).__name__} {found}. "
             "Its forward depends on their number in a way that cannot be followed (docs/limits.md)",
+            stacklevel=2,
+        )
+    if not np.isnan(scores).all() and (whole := unmet(schema, scores, allow_inexact)):
+        warnings.warn(
+            f"all channels of {listed(whole)} stay, whatever their own ratios: they are inexact (allow_inexact=True), "
+            "go together with channels that stay, or the criterion says nothing of them",
             stacklevel=2,
         )
     if share and ratio != "auto":
@@ -160,9 +172,11 @@ def _plan(
     return attempt(ratio or 0.0) if budget is None else budget.smallest(attempt)
 
 
-def _check_arguments(given: Mapping[str, object], remove_blocks: object, criterion: object) -> None:
+def _check_arguments(
+    given: Mapping[str, object], group_ratios: object, remove_blocks: object, criterion: object
+) -> None:
     rules = {"dead": ("ratio", "params", "macs"), "needed": ("params", "macs")}
-    if len(given) > 1 or (not given and remove_blocks is None):
+    if len(given) > 1 or (not given and not group_ratios and remove_blocks is None):
         raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
     if not isinstance(criterion, str) and not callable(criterion):
         raise SlimmingError(f"criterion={criterion!r} is neither the name of a criterion nor a function")

@@ -48,6 +48,7 @@ def run_all(
     options: Mapping[str, Any] | None = None,
     start: str | Path | None = None,
     base: str | Path | None = None,
+    group_ratios: Mapping[str, float] | None = None,
     schema: str | Path | None = None,
     rounding: str | None = None,
     after_slimming: str = "plain",
@@ -71,6 +72,7 @@ def run_all(
         options: as in `train`; where ``architecture`` is None they change those of ``start``.
         start: as in `train`.
         base: slim checkpoint of a trained network; nothing is trained before slimming then.
+        group_ratios: as for `zoo_slim.slim`.
         schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
             architecture's own schema, or a traced one.
         rounding: as for `zoo_slim.slim`.
@@ -89,10 +91,11 @@ def run_all(
         TrainingError: neither an architecture nor a checkpoint is given, a ratio is out of range, or a run cannot go
             on.
         SlimmingError: an unknown rounding.
-        SchemaError: the schema cannot be read, or does not fit. Like the ratios, it is checked before anything is
-            trained.
+        SchemaError: the schema cannot be read, or does not fit, or the group ratios do not fit it. Like the ratios,
+            these are checked before anything is trained.
     """
     from zoo_slim import checkpoint
+    from zoo_slim.slimming._defaults import schema_for
     from zoo_slim.slimming._select import check_rounding
 
     for ratio in ratios:
@@ -101,6 +104,8 @@ def run_all(
         check_rounding(rounding)
         if schema is not None:
             raise TrainingError("a schema file says its rounding itself: leave the rounding out, or write it there")
+    if group_ratios and schema is not None:
+        raise TrainingError("a schema file says the ratios of its groups itself: leave them out, or write them there")
     if "auto" in ratios and schema is not None:
         raise TrainingError("the ratio auto follows zoo_slim's own schema: give a number, or no schema")
     check_way(after_slimming)
@@ -121,6 +126,8 @@ def run_all(
             size = part_size(tested_part(dataset, tuning), tuning)
             rows_of(size, part)
             check_scales(whole)
+            if group_ratios:
+                schema_for(whole, None, example_of(dataset)).with_ratios(group_ratios)
             if size == 1 and base is None:  # two images are tried before the training
                 check_forward(_build(str(architecture), options, dataset), dataset, str(architecture), tuning)
     if known is not None and base is not None:
@@ -156,11 +163,11 @@ def run_all(
         summary["variants"] = {}
         for ratio in dict.fromkeys(ratios):
             whole = load_network(trained)
-            slimmed, result, share = _slim(whole, ratio, schema, dataset, rounding)
+            slimmed, result, share = _slim(whole, ratio, schema, dataset, rounding, group_ratios)
             target = _tune(
                 whole, slimmed, result, share, _tag(ratio), dataset, tuning, folder, schema=schema, rounding=rounding,
-                after_slimming=after_slimming, distill=distill, resume=resume, dtype=dtype, command=command,
-                base_metrics=base_metrics,
+                group_ratios=group_ratios, after_slimming=after_slimming, distill=distill, resume=resume, dtype=dtype,
+                command=command, base_metrics=base_metrics,
             )  # fmt: skip
             summary["variants"][_tag(ratio)] = dict(checkpoint.read_config(target).metrics)
             summary["saved"] = str(target)
@@ -191,7 +198,12 @@ def _tag(ratio: Ratio) -> str:
 
 
 def _slim(
-    whole: nn.Module, ratio: Ratio, schema: str | Path | None, dataset: Dataset, rounding: str | None = None
+    whole: nn.Module,
+    ratio: Ratio,
+    schema: str | Path | None,
+    dataset: Dataset,
+    rounding: str | None,
+    group_ratios: Mapping[str, float] | None,
 ) -> tuple[nn.Module, PruningResult, float]:
     """Return the slim network, the pruning result, and the ratio as a number."""
     from zoo_slim import slim
@@ -203,7 +215,7 @@ def _slim(
     if schema is not None:
         assert not isinstance(ratio, str)
         return *slim_by_schema(whole, schema, ratio, example), ratio
-    groups = schema_for(whole, None, example)
+    groups = schema_for(whole, None, example).with_ratios(group_ratios or {})
     share = before_cliff(whole, groups, rounding=rounding) if isinstance(ratio, str) else ratio
     return *slim(whole, ratio=ratio, schema=groups, example_input=example, rounding=rounding), share
 
@@ -220,6 +232,7 @@ def _tune(
     *,
     schema: str | Path | None,
     rounding: str | None,
+    group_ratios: Mapping[str, float] | None,
     after_slimming: str,
     distill: bool,
     resume: bool,
@@ -244,6 +257,7 @@ def _tune(
         **({"command": command} if command else {}),
         "criterion": "bn_scale",
         "ratio": ratio,
+        **({"group_ratios": dict(group_ratios)} if group_ratios else {}),
         "after_slimming": after_slimming,
         **steps,
         **({"schema": Path(schema).name} if schema is not None else {}),
