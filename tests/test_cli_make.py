@@ -8,7 +8,7 @@ import torch
 from cli_helpers import CLASSES, INPUT, NAME, build_tiny, register_tiny, run, save_base, save_slim
 from torch import nn
 
-from zoo_slim import SlimPruner, checkpoint, loading, trace
+from zoo_slim import SlimPruner, checkpoint, loading, slim, trace
 from zoo_slim.cli import _check, _export
 from zoo_slim.cli._channels import kept_per_group, removed
 from zoo_slim.registry import registry
@@ -246,11 +246,36 @@ def test_slim_refuses(zoo_slim, base, words, code, message):
     assert sorted(path.name for path in base.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_slim_refuses_what_is_slim_already(zoo_slim, tmp_path):
-    save_slim(tmp_path / "both")
-    ran = zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.1", "--output", "again")
-    assert ran.code == 1 and "is slim already" in ran.err
-    assert not (tmp_path / "again").exists()
+def test_a_variant_is_slimmed_further(zoo_slim, tmp_path):
+    once = save_slim(tmp_path / "both")
+    ran = zoo_slim("slim", "both", "--pruned", "0.5", "--ratio", "0.25")
+    assert (ran.code, ran.err) == (0, "") and ran.out.endswith("saved both/pruned-0.5-0.25\n")
+    twice = loading.load(f"local-dir:{tmp_path / 'both'}", "0.5-0.25")
+    images = torch.rand(2, 3, 32, 32)
+    expected, step = slim(once, ratio=0.25, example_input=images)
+    assert torch.equal(twice(images), expected.eval()(images))
+    origin, before = checkpoint.origin_of(twice), checkpoint.origin_of(once)
+    assert origin.result == before.result.then(step)
+    kept = [len(origin.result.kept[f"bn{i}.weight"][0]) for i in (1, 2)]
+    assert sum(kept) == 6 and origin.metrics["params"] < before.metrics["params"]
+    assert origin.base == before.base  # of the network that both were made from
+    assert origin.training["ratio"] == 0.25 and origin.training["base"] == before.training
+    assert "0.875" in str(before.metrics) and "test_accuracy" not in origin.metrics
+
+    ran = zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.25")
+    assert ran.code == 1 and "is slim itself and holds no variants; say with --output" in ran.err
+    assert zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.25", "--output", "again").code == 0
+    again = loading.load(f"local-dir:{tmp_path / 'again'}")
+    assert checkpoint.origin_of(again).variant == "0.5-0.25" and torch.equal(again(images), twice(images))
+
+
+def test_a_variant_without_weights_is_slimmed_further(zoo_slim, base):
+    assert zoo_slim("slim", "base", "--ratio", "0.5", "--no-weights").code == 0
+    assert zoo_slim("slim", "base", "--pruned", "0.5", "--ratio", "0.25", "--no-weights").code == 0
+    assert sorted(path.name for path in (base / "pruned-0.5-0.25").iterdir()) == ["config.json", "pruning.safetensors"]
+    once, twice = (loading.load(f"local-dir:{base}", tag) for tag in ("0.5", "0.5-0.25"))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(twice(images), slim(once, ratio=0.25, example_input=images)[0].eval()(images))
 
 
 def test_channels_removed_are_counted():

@@ -10,14 +10,15 @@ import typer
 
 from zoo_slim import _plugins
 from zoo_slim._amount import amount
+from zoo_slim.cli._budget import parse_blocks, parse_budget
 from zoo_slim.cli._channels import bars, kept_per_group, removed
 from zoo_slim.cli._checkpoints import example_of, find_folder
 from zoo_slim.cli._command import recorded_command
 from zoo_slim.cli._options import (
     GroupRatios,
+    Pruned,
     Rounding,
     example,
-    parse_count,
     parse_group_ratios,
     parse_ratio,
     parse_share,
@@ -49,6 +50,7 @@ def add_commands(app: typer.Typer) -> None:
 def slim(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A trained network: a registered name, hf-hub:org/name or a folder.")],
+    pruned: Pruned = None,
     ratio: Annotated[
         str | None,
         typer.Option(
@@ -122,15 +124,16 @@ def slim(
     """Remove channels of a network, and save what is left.
 
     Those that matter least go; give one of --ratio, --params and --macs, or --group-ratio, or --remove-blocks, or
-    several of the three. What is left is saved as a slim checkpoint. Nothing is trained: see zoo-slim finetune. Before
-    anything is removed, it is said how many scales are dead, and where the cliff is.
+    several of the three. What is left is saved as a slim checkpoint; a variant (--pruned) can be slimmed further.
+    Nothing is trained: see zoo-slim finetune. Before anything is removed, it is said how many scales are dead, and
+    where the cliff is.
     """
     import torch
 
     from zoo_slim import checkpoint, find_cliff, fold_constants
     from zoo_slim import recalibrate as recalibrate_statistics
     from zoo_slim import slim as slim_model
-    from zoo_slim._errors import CheckpointError, SlimmingError
+    from zoo_slim._errors import SlimmingError
     from zoo_slim.checkpoint._config import check_variant
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema, as_schema, convert_original
@@ -141,13 +144,12 @@ def slim(
     from zoo_slim.training._history import as_base
     from zoo_slim.training._progress import progress
 
-    blocks = None if remove_blocks is None else _blocks(remove_blocks)
+    blocks = None if remove_blocks is None else parse_blocks(remove_blocks)
     share = None if ratio is None else parse_ratio(ratio, "--ratio")
     if isinstance(share, float) and not 0 <= share < 1:
         raise SlimmingError(f"ratio {ratio} is not a share of channels to remove: give 0 <= ratio < 1, or auto")
     group_ratios = parse_group_ratios(group_ratio)
-    budget, tag = _budget(share, params, macs, group_ratios, blocks, dry_run)
-    tag = check_variant(variant or tag, source, "--variant")
+    budget, tag = parse_budget(share, params, macs, group_ratios, blocks, dry_run)
     if (dataset is None) != (data is None):
         raise typer.BadParameter("--dataset and --data belong together; give both, or neither")
     if recalibrate and dataset is None:
@@ -160,12 +162,16 @@ def slim(
     rules = None if schema is None else as_schema(schema)
     if isinstance(rules, OriginalSchema):
         _refuse_beside_original(context)
-    folder = find_folder(source)
-    target = None if dry_run else _target(source, folder, output, tag)
+    folder = find_folder(source, pruned)
+    config = checkpoint.read_config(folder)
+    slim_already = checkpoint.PRUNING in config.files
+    if slim_already and config.variant is not None:
+        tag = f"{config.variant}-{tag}"
+    tag = check_variant(variant or tag, source, "--variant")
+    target = None
+    if not dry_run:
+        target = _target(source, folder if pruned is None else folder.parent, output, tag, slim_already and not pruned)
     with status(f"loading {source}"):
-        config = checkpoint.read_config(folder)
-        if checkpoint.PRUNING in config.files:
-            raise CheckpointError(f"{source}: is slim already; slim the network that it was made from, further")
         model = checkpoint.load_folder(folder)
     example_input = example_of(registry().find(config.architecture), config, 2)
     out, scales = console(), None
@@ -209,9 +215,9 @@ def slim(
     if ratio == "auto" and not (fold or recalibrate):
         out.print("auto counts on --fold or --recalibrate; removal alone loses more than this")
     metrics = _measured(slimmed, example_input)
-    weights_file = config.files[checkpoint.MODEL]
-    base = {"file_bytes": weights_file.bytes, "file_dtype": config.stored_dtype, **config.metrics}
-    base |= _measured(model, example_input)
+    before = {**config.metrics, **_measured(model, example_input)}
+    if (stored := config.files.get(checkpoint.MODEL)) is not None:
+        before = {"file_bytes": stored.bytes, "file_dtype": config.stored_dtype, **before}
     plain = None if images is None else evaluate(slimmed, images)["accuracy"]
     steps: dict[str, Any] = {}
     if fold:
@@ -230,7 +236,7 @@ def slim(
         target,
         variant=tag,
         metrics=metrics,
-        base=base,
+        base=config.base if slim_already else before,
         training={
             **({} if images is None else {"dataset": images.name, "evaluation": protocol("as trained", images)}),
             "command": recorded_command(),
@@ -249,50 +255,9 @@ def slim(
     elif blocks is not None:
         out.print("no block was taken out")
     if images is not None and not is_of(config.training, images):
-        base = {**base, "test_accuracy": None}  # of other images than those measured here
-    out.print(_before_and_after(base, metrics, checkpoint.read_config(target), plain if steps else None))
+        before = {**before, "test_accuracy": None}  # of other images than those measured here
+    out.print(_before_and_after(before, metrics, checkpoint.read_config(target), plain if steps else None))
     typer.echo(f"saved {target}")
-
-
-def _blocks(text: str) -> list[str] | int | str:
-    """Read ``3`` as a number of blocks, ``dead`` and ``needed`` as rules, and all else as names."""
-    if text in ("dead", "needed"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise typer.BadParameter(f"--remove-blocks takes names with commas, a number, dead or needed, not {text!r}")
-    return names
-
-
-def _budget(
-    ratio: float | str | None,
-    params: str | None,
-    macs: str | None,
-    group_ratios: dict[str, float],
-    blocks: list[str] | int | str | None,
-    dry_run: bool,
-) -> tuple[dict[str, Any], str]:
-    """Return the one budget that was given, if any, and a tag for the network that it makes."""
-    given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
-    if not given and dry_run:
-        return {}, "none"
-    elsewhere = isinstance(blocks, (list, int)) or (bool(group_ratios) and blocks is None)
-    if len(given) > 1 or (not given and not elsewhere):
-        named = " and ".join(f"--{name}" for name in given) or "none"
-        raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
-    tags = [] if blocks is None else [f"{blocks}-blocks" if isinstance(blocks, str) else f"blocks-{_count(blocks)}"]
-    if not given:
-        return {}, "-".join(["groups"] * bool(group_ratios) + tags)
-    ((name, text),) = given.items()
-    if ratio is not None:
-        return {"ratio": ratio}, "-".join([ratio if isinstance(ratio, str) else f"{ratio:g}", *tags])
-    return {name: parse_count(str(text), f"--{name}")}, "-".join([name, str(text), *tags])
-
-
-def _count(blocks: list[str] | int) -> int:
-    return blocks if isinstance(blocks, int) else len(blocks)
 
 
 def _criterion(name: str, images: "Dataset | None", batches: int, seed: int) -> "str | Criterion":
@@ -336,11 +301,18 @@ def _refuse_beside_original(context: typer.Context) -> None:
         )
 
 
-def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
+def _target(source: str, folder: Path, output: Path | None, tag: str, is_variant: bool) -> Path:
     """Where the slim checkpoint goes: a folder that does not exist yet.
 
+    Args:
+        source: as it was named.
+        folder: of the network that ``source`` names, or that holds the variant which was asked for.
+        output: where the user wants it.
+        tag: of the slim network.
+        is_variant: whether ``folder`` holds a slim network, which cannot have variants of its own in it.
+
     Raises:
-        CheckpointError: it does.
+        CheckpointError: it does, or nobody says where it should be.
         OSError: its path leads through a file.
     """
     from zoo_slim._errors import CheckpointError
@@ -350,6 +322,10 @@ def _target(source: str, folder: Path, output: Path | None, tag: str) -> Path:
 
     local = place_of(source).startswith(LOCAL_PREFIX)
     home = folder if local else Path(source.rpartition(":")[2].partition("@")[0].replace("/", "__"))
+    if local and is_variant and output is None:
+        raise CheckpointError(
+            f"{source}: is slim itself and holds no variants; say with --output where the new one goes"
+        )
     target = output or home / f"{VARIANT_PREFIX}{tag}"
     if target.exists():
         raise CheckpointError(f"{target}: exists already; choose another with --output or --variant, or remove it")
@@ -381,19 +357,18 @@ def _folded(folding: "Folding") -> str:
     return text
 
 
-def _before_and_after(base: dict[str, Any], metrics: dict[str, Any], saved: "Config", plain: float | None) -> Any:
+def _before_and_after(before: dict[str, Any], metrics: dict[str, Any], saved: "Config", plain: float | None) -> Any:
     from zoo_slim.checkpoint import MODEL
 
     weights = saved.files.get(MODEL)
     shown = table("", "before", "after", "left", numbers=("before", "after", "left"))
     for label, key in (("parameters", "params"), ("MACs per image", "macs")):
-        shown.add_row(label, amount(base[key]), amount(metrics[key]), percent(metrics[key] / base[key], 1))
-    if weights is not None:
-        before = base["file_bytes"]
-        shown.add_row("weights file", size(before), size(weights.bytes), percent(weights.bytes / before, 1))
+        shown.add_row(label, amount(before[key]), amount(metrics[key]), percent(metrics[key] / before[key], 1))
+    if weights is not None and (stored := before.get("file_bytes")):
+        shown.add_row("weights file", size(stored), size(weights.bytes), percent(weights.bytes / stored, 1))
     if plain is not None:
-        shown.add_row("test accuracy", percent(base.get("test_accuracy")), percent(plain), "plain removal")
+        shown.add_row("test accuracy", percent(before.get("test_accuracy")), percent(plain), "plain removal")
     if "test_accuracy" in metrics:
-        accuracies = percent(base.get("test_accuracy")), percent(metrics["test_accuracy"])
+        accuracies = percent(before.get("test_accuracy")), percent(metrics["test_accuracy"])
         shown.add_row("test accuracy", *accuracies, "before fine-tuning")
     return shown
