@@ -362,6 +362,12 @@ def test_all_in_one(trained, data, tmp_path):
     assert again.training["base"] == origin.training["base"]
     assert again.metrics["after_slimming"] == slim["after_slimming"]
 
+    second = run_all(None, data, SETTINGS, tuning, [0.25], tmp_path / "second", base=tuned)  # of a slim network
+    twice = origin_of(load(f"local-dir:{second['saved']}"))
+    assert second["base"] == again.metrics and twice.base == origin.base
+    assert len(twice.result.kept["layer1.0.conv1.weight"][0]) < 16
+    assert twice.training["base"]["before"] == [last, slimming]
+
     table = load_script("table")
     page = table.page(tmp_path / "runs", "fashion-mnist", 16)
     row = next(line for line in page.splitlines() if line.startswith("| resnet18 | 0.5 |")).split(" | ")

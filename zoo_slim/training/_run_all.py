@@ -202,8 +202,8 @@ def _slim(
     ratio: Ratio,
     schema: str | Path | None,
     dataset: Dataset,
-    rounding: str | None,
-    group_ratios: Mapping[str, float] | None,
+    rounding: str | None = None,
+    group_ratios: Mapping[str, float] | None = None,
 ) -> tuple[nn.Module, PruningResult, float]:
     """Return the slim network, the pruning result, and the ratio as a number."""
     from zoo_slim import slim
@@ -241,6 +241,9 @@ def _tune(
     base_metrics: Mapping[str, Any],
 ) -> Path:
     """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(whole)
     tested = tested_part(dataset, tuning)
     accuracies: dict[str, float] = {}
     model, steps = slimmed, {}
@@ -280,6 +283,6 @@ def _tune(
         dtype=dtype,
         metrics={"test_accuracy_before_finetuning": accuracies[after_slimming], "after_slimming": accuracies},
         variant=variant,
-        base=base_metrics,
+        base=origin.base if origin is not None and origin.base else base_metrics,
     )
     return target
