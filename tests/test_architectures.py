@@ -249,6 +249,8 @@ def test_timm_models():
     model = on_meta("timm/resnet18", num_classes=7, in_chans=1, global_pool="max")
     assert type(model) is timm.models.ResNet
     assert model.conv1.weight.shape[1] == 1 and model.fc.weight.shape == (7, 512)
+    assert architecture.example_input(1, 64, options={"in_chans": 1}).shape == (1, 1, 64, 64)
+    assert architecture.example_input(1, options={"num_classes": 7}).shape == (1, 3, 224, 224)
     assert len(zoo_slim.list_models("timm/*")) == len(timm.list_models())
     assert zoo_slim.list_models("timm/resnet18") == ["timm/resnet18"]
 

@@ -346,6 +346,12 @@ def test_verify_takes_options_and_size(zoo_slim, tmp_path):
     assert (report["removable"], report["removed"], report["input"]) == (8, 2, [3, 20, 20])
 
 
+def test_options_say_how_many_channels_images_have(zoo_slim):
+    ran = zoo_slim("schema", "timm/resnet18", "--option", "in_chans=1")
+    assert ran.code == 0 and len(json.loads(ran.out)["groups"]) == 12
+    assert zoo_slim("verify", "timm/resnet18", "--option", "in_chans=1", "--size", "32").code == 0
+
+
 def test_verify_a_variant(zoo_slim, tmp_path):
     save_slim(tmp_path / "model")
     ran = zoo_slim("verify", "model", "--pruned", "0.5", "--jsonl", "x.jsonl")

@@ -478,6 +478,18 @@ def test_macs_are_those_of_an_image_of_the_recorded_size(client: Client, repo: R
     assert large > 3 * small
 
 
+def test_the_channels_of_images_are_those_of_the_options(client: Client) -> None:
+    code = """
+    from pathlib import Path
+    from zoo_slim.checkpoint._load import read_skeleton
+    from zoo_slim.hub import _push
+    net = zoo_slim.load("timm/resnet18", pretrained=False, in_chans=1)
+    print("macs" in _push._counted(net, "timm/resnet18", {"in_chans": 1}, None))
+    print(_push._task(read_skeleton(Path(zoo_slim.save(net, "net")))))
+    """
+    assert client.run(code).ok().split() == ["True", "image-classification"]
+
+
 def test_an_upload_that_fails_before_the_commit_committed_nothing(hub: Hub, client: Client, repo: Repo) -> None:
     repo.create()
     quick = "from zoo_slim.hub import _commit; _commit._OUTAGES = 0\n"

@@ -130,6 +130,7 @@ class Architecture:
         size: int | tuple[int, ...] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Return images ``[batch_size, channels, height, width]``: the same on every call, uniform in [0, 1).
 
@@ -138,12 +139,13 @@ class Architecture:
             size: side, ``(height, width)`` or ``(channels, height, width)`` instead of the architecture's.
             device: on the meta device the tensor holds no values.
             dtype: a floating-point type.
+            options: what the model was built with, which may say how many channels; see `input_size_of`.
 
         Raises:
             RegistryError: a size of another form.
         """
         sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        shape = (batch_size, *self.input_size[: 3 - len(sides)], *sides)
+        shape = (batch_size, *self.input_size_of(options or {})[: 3 - len(sides)], *sides)
         if len(sides) > 3 or len(sides) == 1 or not all(type(length) is int and length > 0 for length in shape):
             raise RegistryError(
                 f"an example input of batch {batch_size!r} and size {size!r} was asked of architecture {self.name!r}; "

@@ -60,7 +60,7 @@ def check_network(
 
     def attempt(side: int | None) -> dict[str, Any]:
         model = randomize(architecture.build(**options), seed)
-        example = architecture.example_input(size=side)
+        example = architecture.example_input(size=side, options=options)
         facts, seconds = _timed_trace(model, example)
         schema = bundled_schema(model, name) or schema_of(model, facts)
         found = []
@@ -96,7 +96,7 @@ def check_checkpoint(name: str, pruned: str, size: int | None = None, seed: int 
 
     def attempt(side: int | None) -> dict[str, Any]:
         model = randomize(architecture.build(**config.options), seed)
-        example = architecture.example_input(size=side)
+        example = architecture.example_input(size=side, options=config.options)
         facts, seconds = _timed_trace(model, example)
         return _compare(model, result, example, facts, schema_of(model, facts), seconds)
 

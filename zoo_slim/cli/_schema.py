@@ -50,7 +50,7 @@ def schema(
     else:
         with status(f"tracing {name}"):
             model = build_on_meta(architecture, options)
-            found, how = trace_model(model, architecture.example_input(), architecture=name), "traced"
+            found, how = trace_model(model, architecture.example_input(options=options), architecture=name), "traced"
     text = dumps(found)
     counts = f"{len(found.groups)} groups, {found.channels:,} channels, {size(len(text.encode()))}"
     if output is None:

@@ -107,7 +107,8 @@ def push_to_hub(
         home = VARIANT_PREFIX + check_variant(name, "push_to_hub", "pruned")
     given = how.get("input") or (origin.input if origin else None) or {}
     architecture = how.get("architecture") or (origin.architecture if origin else None)
-    how["metrics"] = {**_counted(model, architecture, given.get("size")),
+    options = how.get("options") or (origin.options if origin else {})
+    how["metrics"] = {**_counted(model, architecture, options, given.get("size")),
                       **(how.get("metrics") or (origin.metrics if origin else {}))}  # fmt: skip
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp) / "model"
@@ -331,7 +332,9 @@ def _check_cut(configs: Mapping[str | None, Config], repo: str) -> None:
             )
 
 
-def _counted(model: nn.Module, name: str | None, size: Sequence[int] | None) -> dict[str, Any]:
+def _counted(
+    model: nn.Module, name: str | None, options: Mapping[str, Any], size: Sequence[int] | None
+) -> dict[str, Any]:
     """Count a network's parameters, and its MACs for an image of its size; one that does not run on it has none."""
     from zoo_slim.registry import registry
     from zoo_slim.slimming import count_macs, count_params
@@ -339,7 +342,8 @@ def _counted(model: nn.Module, name: str | None, size: Sequence[int] | None) -> 
     counted: dict[str, Any] = {"params": count_params(model)}
     if name is not None:
         with contextlib.suppress(Exception):
-            counted["macs"] = count_macs(model, registry().find(name).example_input(1, tuple(size) if size else None))
+            image = registry().find(name).example_input(1, tuple(size or ()), options=options)
+            counted["macs"] = count_macs(model, image)
     return counted
 
 
@@ -398,7 +402,9 @@ def _task(skeleton: Skeleton) -> str | None:
 
     try:
         with torch.no_grad():
-            out = meta_copy(skeleton.model).eval()(skeleton.architecture.example_input(1).to("meta"))
+            out = meta_copy(skeleton.model).eval()(
+                skeleton.architecture.example_input(1, options=skeleton.options).to("meta")
+            )
     except Exception:  # of whatever kind: it is the network's own code, and only a label is at stake
         return None
     if isinstance(out, Mapping):
