@@ -104,11 +104,12 @@ def test_info_of_a_variant(zoo_slim, bundled):
 def test_info_of_trainings_is_a_line_each(zoo_slim, bundled, tmp_path):
     model = checkpoint.load_folder(bundled / "pruned-0.5")
     earlier = {"command": "zoo-slim run net --epochs 5", "epochs": 5, "dataset": "mnist", "settings": {"lr": 1}}
+    slimming = {"ratio": 0.5, "group_ratios": ["conv*=0.5", "conv1=0"]}
     training = {
         "command": "zoo-slim finetune net --lr 1",
         "epochs": 7,
         "settings": {"lr": 0.125},
-        "before": [{**earlier, "device": "CPU, 2 threads"}, {"command": "zoo-slim slim net --fold", "ratio": 0.5}],
+        "before": [{**earlier, "device": "CPU, 2 threads"}, {"command": "zoo-slim slim net --fold", **slimming}],
         "base": {**earlier, "epochs": 9, "before": [{"epochs": 1}]},
     }
     metrics = {"after_slimming": {"plain": 0.5, "both": 0.25}, "test_accuracy_before_finetuning": 0.75}
@@ -116,7 +117,7 @@ def test_info_of_trainings_is_a_line_each(zoo_slim, bundled, tmp_path):
     out = zoo_slim("info", f"local-dir:{tmp_path / 'again'}").out
     lines = [line.strip() for line in out.splitlines()]
     assert "before: zoo-slim run net …, 5 epochs, mnist, CPU, 2 threads" in lines
-    assert "before: zoo-slim slim net …, ratio 0.5" in lines
+    assert "before: zoo-slim slim net …, ratio 0.5, group_ratios conv*=0.5, conv1=0" in lines
     assert "base: zoo-slim run net …, 9 epochs, mnist" in lines and "base: 1 epochs" in lines
     assert "epochs: 7" in lines and "test_accuracy_before_finetuning: 75.00 %" in lines
     assert any(line.endswith("after_slimming: both: 25.00 %, plain: 50.00 %") for line in lines)

@@ -42,7 +42,9 @@ def test_dry_run_says_what_is_dead_and_saves_nothing(zoo_slim, sparse, tmp_path)
     ran = zoo_slim("slim", "ten", "--dry-run", "--picture", "scales.png")
     assert (ran.code, ran.err) == (0, "")
     text = " ".join(ran.out.split())
-    assert "channels that may go 16" in text and "scales exactly 0 5 (31.2 %)" in text and "cliff 0.312:" in text
+    assert (
+        "channels that a ratio may take 16" in text and "scales exactly 0 5 (31.2 %)" in text and "cliff 0.312:" in text
+    )
     assert sorted(path.name for path in (tmp_path / "ten").iterdir()) == ["config.json", "model.safetensors"]
     with Image.open(tmp_path / "scales.png") as image:
         assert np.asarray(image.convert("L")).std() > 5

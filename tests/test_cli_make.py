@@ -1,5 +1,6 @@
 """slim, schema, verify and export."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -71,7 +72,12 @@ def test_slim_by_ratios_of_groups(zoo_slim, base):
     assert zoo_slim("slim", "base", *ratios).code == 0
     origin = checkpoint.origin_of(loading.load(f"local-dir:{base}", "groups"))
     assert [len(origin.result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [6, 4]
-    assert origin.training["group_ratios"] == {"conv*": 0.5, "conv1": 0.25} and "ratio" not in origin.training
+    assert origin.training["group_ratios"] == ["conv*=0.5", "conv1=0.25"] and "ratio" not in origin.training
+    said = zoo_slim("info", "base", "--pruned", "groups").out
+    assert "group_ratios: conv*=0.5, conv1=0.25" in said
+    assert zoo_slim("slim", "base", *ratios, *ratios[:2], "--variant", "last").code == 0  # the last that fits counts
+    result = checkpoint.origin_of(loading.load(f"local-dir:{base}", "last")).result
+    assert [len(result.kept[f"bn{i}.weight"][0]) for i in (1, 2)] == [4, 4]
     assert zoo_slim("slim", "base", "--ratio", "0.5", "--group-ratio", "conv1=0").code == 0
     origin = checkpoint.origin_of(loading.load(f"local-dir:{base}", "0.5"))
     assert "bn1.weight" not in origin.result.kept and len(origin.result.kept["bn2.weight"][0]) == 4
@@ -213,7 +219,7 @@ def test_slim_shows_accuracies_of_the_same_images_beside_each_other(zoo_slim, tm
         (("--ratio", "-0.1"), 1, "ratio -0.1 is not a share"),
         (("--ratio", "0.5", "--picture", "base.png"), 1, "base.png: is a folder"),
         (("--params", "many"), 2, "--params takes a number"),
-        (("--params", "2"), 1, "--minimum), or let whole residual blocks go (remove_blocks='needed', --remove-blocks"),
+        (("--params", "2"), 1, "or let whole residual blocks go (remove_blocks='needed', --remove-blocks"),
         (
             ("--ratio", "0.5", "--output", "base/config.json/x"),
             1,
@@ -226,6 +232,7 @@ def test_slim_shows_accuracies_of_the_same_images_beside_each_other(zoo_slim, tm
         ],
         (("--ratio", "0.5", "--criterion", "luck"), 1, "choose one of"),
         (("--ratio", "0.5", "--rounding", "three"), 1, "rounding 'three' is unknown"),
+        (("--group-ratio", "conv1=0"), 2, "or say what goes with --group-ratio or --remove-blocks"),
         (("--ratio", "0.5", "--group-ratio", "conv1"), 2, "--group-ratio takes NAME=SHARE"),
         (("--ratio", "0.5", "--group-ratio", "conv1=half"), 2, "not 'conv1=half'"),
         (("--ratio", "0.5", "--group-ratio", "=0.5"), 2, "not '=0.5'"),
@@ -262,11 +269,42 @@ def test_a_variant_is_slimmed_further(zoo_slim, tmp_path):
     assert origin.training["ratio"] == 0.25 and origin.training["base"] == before.training
     assert "0.875" in str(before.metrics) and "test_accuracy" not in origin.metrics
 
-    ran = zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.25")
-    assert ran.code == 1 and "is slim itself and holds no variants; say with --output" in ran.err
+    assert checkpoint.read_config(tmp_path / "both" / "pruned-0.5-0.25").stored_dtype == "float16"  # as the first one
+
+    for words in (("both/pruned-0.5",), ("both/pruned-0.5", "--pruned", "0.5")):
+        ran = zoo_slim("slim", *words, "--ratio", "0.25")
+        assert ran.code == 1 and "is slim itself and holds no variants; say with --output" in ran.err
+    ran = zoo_slim("slim", "both", "--pruned", "0.5", "--ratio", "0.125", "--no-weights")
+    assert ran.code == 2 and "leave out --no-weights" in ran.err
     assert zoo_slim("slim", "both/pruned-0.5", "--ratio", "0.25", "--output", "again").code == 0
     again = loading.load(f"local-dir:{tmp_path / 'again'}")
     assert checkpoint.origin_of(again).variant == "0.5-0.25" and torch.equal(again(images), twice(images))
+
+
+def test_a_variant_of_a_base_elsewhere_is_slimmed_further(zoo_slim, base, tmp_path, monkeypatch):
+    assert zoo_slim("slim", "base", "--ratio", "0.5").code == 0
+    model, file = loading.load(f"local-dir:{base}", "0.5"), base / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    elsewhere = checkpoint.BaseWeights("me/base", "a" * 40, "model.safetensors", digest, file.stat().st_size)
+    checkpoint.save(model, tmp_path / "cut" / "pruned-0.5", base_weights=elsewhere, base_file=file)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "fetch_base", lambda *place: file)
+        assert zoo_slim("slim", "cut", "--pruned", "0.5", "--ratio", "0.25").code == 0
+    images = torch.rand(2, 3, 32, 32)
+    again = loading.load(f"local-dir:{tmp_path / 'cut'}", "0.5-0.25")
+    assert torch.equal(again(images), slim(model, ratio=0.25, example_input=images)[0].eval()(images))
+
+
+def test_a_bundled_variant_is_slimmed_further(zoo_slim, tmp_path):
+    assert zoo_slim("slim", "resnet18", "--pruned", "0.75", "--ratio", "0.3").code == 0
+    config = checkpoint.read_config(tmp_path / "resnet18" / "pruned-0.75-0.3")
+    first = loading.load("resnet18", "0.75")
+    assert config.variant == "0.75-0.3" and config.base == checkpoint.origin_of(first).base
+    assert config.metrics["params"] < 450_000 and config.files["model.safetensors"].bytes < 1_000_000
+    result = checkpoint.origin_of(loading.load("local-dir:resnet18", "0.75-0.3")).result
+    assert set(result.kept["conv1.weight"][0].tolist()) <= set(
+        checkpoint.origin_of(first).result.kept["conv1.weight"][0].tolist()
+    )
 
 
 def test_a_variant_without_weights_is_slimmed_further(zoo_slim, base):

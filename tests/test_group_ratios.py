@@ -1,5 +1,6 @@
 """Ratios of single channel groups, by name or pattern, and what ranks channels that no BatchNorm scales."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from zoo_slim import slim, trace, verify
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.slimming import list_criteria
 from zoo_slim.slimming._criteria import bn_scale, l2
+from zoo_slim.slimming._score import by_weights
 
 IMAGE = torch.rand(2, 3, 32, 32)
 
@@ -68,15 +70,18 @@ def test_nothing_else_need_be_asked_for(net, criterion):
 
 
 def test_what_no_batch_norm_scales_is_ranked_by_its_weights(net):
-    plain = trace(net, IMAGE.double())
-    schema = plain.with_ratios({"9": 0.75, "11": 0, "4": 0.5})
-    scores, before = bn_scale(net, schema), bn_scale(net, plain)
+    schema = trace(net, IMAGE.double()).with_ratios({"9": 0.75, "11": 0, "4": 0.5})
+    before = bn_scale(net, schema)
+    scores = by_weights(net, schema, before)
     nine, eleven = schema.members()["9"], schema.members()["11"]
     assert np.isnan(before[nine]).all() and np.isnan(scores[eleven]).all()
     assert np.array_equal(scores[nine], l2(net, schema)[nine])
     others = np.setdiff1d(np.arange(schema.channels), nine)
     assert np.array_equal(scores[others], before[others], equal_nan=True)
     _, result = slim(net, ratio=0.0, group_ratios={"9": 0.75}, example_input=IMAGE.double())
+    pruner = zoo_slim.SlimPruner(net, schema.with_ratios({"4": 0}))
+    pruner.run(prune_ratio=0.0)
+    assert pruner.result == result
     strongest = np.sort(np.argsort(-scores[nine])[:10])
     assert np.array_equal(result.kept["9.weight"][0].numpy(), strongest)
 
@@ -92,7 +97,7 @@ def test_the_cliff_looks_at_the_other_groups_only(net):
 
 def test_what_cannot_go_is_told():
     model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
-    with pytest.warns(UserWarning, match="all channels of 0 stay, whatever their own ratios.*allow_inexact=True"):
+    with pytest.warns(UserWarning, match="all channels of 0 stay, whatever their own ratios: they are inexact"):
         slim(model, group_ratios={"*": 0.5}, criterion="l2", example_input=torch.rand(2, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -100,6 +105,8 @@ def test_what_cannot_go_is_told():
             model, group_ratios={"*": 0.5}, criterion="l2", allow_inexact=True, example_input=torch.rand(2, 4)
         )
     assert small[0].out_features == 4 and small[2].out_features == 3
+    with pytest.warns(UserWarning, match="or the ratio is less than one channel"):
+        slim(model, group_ratios={"2": 0.1}, criterion="l2", example_input=torch.rand(2, 4))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +118,8 @@ def test_what_cannot_go_is_told():
         ({"9": float("nan")}, "the ratio nan of group '9'"),
         ({"9": "0.5"}, "the ratio '0.5' of group '9'"),
         ({"9": True}, "the ratio True of group '9'"),
+        ({9: 0.5}, r"ratios of groups are given by name.*not \{9: 0.5\}"),
+        ([("9", 0.5)], r"ratios of groups are given by name.*not \[\('9', 0.5\)\]"),
     ],
 )
 def test_ratios_that_fit_nothing(net, ratios, message):
@@ -121,6 +130,38 @@ def test_ratios_that_fit_nothing(net, ratios, message):
 def test_no_ratios_are_no_request(net):
     with pytest.raises(SlimmingError, match="exactly one of ratio, params and macs"):
         slim(net, group_ratios={}, example_input=IMAGE.double())
+    with pytest.raises(SlimmingError, match="or say what goes with group_ratios or remove_blocks"):
+        slim(net, group_ratios={"*": 0}, example_input=IMAGE.double())
+    with pytest.raises(SlimmingError, match="let groups with ratios of their own lose more"):
+        slim(net, params=0.2, group_ratios={"*": 0}, example_input=IMAGE.double())
+    with pytest.raises(SlimmingError, match="not one of the 0 channels without a ratio of their own"):
+        slim(net, ratio="auto", group_ratios={"*": 0.5}, example_input=IMAGE.double())
+
+
+class Block(nn.Module):
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.b(self.norm(self.a(x)).relu()))
+
+
+def test_blocks_are_not_chosen_by_what_ranks_a_group_of_its_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Block(True), Block(False), nn.Flatten(), nn.Linear(8 * 16, 3))
+    images = torch.rand(2, 3, 4, 4)
+    small, result = slim(model, remove_blocks=1, group_ratios={"2.a": 0.25}, example_input=images)
+    assert list(result.removed) == ["1"] and small[2].a.out_channels == 6
+
+
+def test_auto_stops_before_the_cliff_of_the_other_groups(net):
+    sparse = copy.deepcopy(net)
+    with torch.no_grad():
+        sparse[1].weight[:3] = 0
+    free = slimmed(sparse, ratio="auto")
+    assert free[0] == 5 and slimmed(sparse, ratio="auto", group_ratios={"9": 0.5}) == (*free[:2], 20, 20, 10)
 
 
 def test_a_real_vgg_loses_hidden_units():

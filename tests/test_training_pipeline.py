@@ -348,7 +348,7 @@ def test_all_in_one(trained, data, tmp_path):
         run_all(None, data, SETTINGS, tuning, [0.5], folder, **{**options, "distill": False}, resume=True)
     (slimming,) = origin.training["before"]
     assert (slimming["ratio"], slimming["criterion"], slimming["after_slimming"]) == (0.5, "bn_scale", "both")
-    assert (slimming["rounding"], slimming["group_ratios"]) == ("eight", {"layer1.*": 0.75})
+    assert (slimming["rounding"], slimming["group_ratios"]) == ("eight", ["layer1.*=0.75"])
     kept = origin.result.kept["layer1.0.conv1.weight"]
     assert len(kept[0]) == 16  # of 64
     assert slimming["recalibrated"] == {"dataset": "fashion-mnist", "batches": 1, "batch_size": 16, "seed": 0}
@@ -364,7 +364,7 @@ def test_all_in_one(trained, data, tmp_path):
 
     second = run_all(None, data, SETTINGS, tuning, [0.25], tmp_path / "second", base=tuned)  # of a slim network
     twice = origin_of(load(f"local-dir:{second['saved']}"))
-    assert second["base"] == again.metrics and twice.base == origin.base
+    assert second["base"] == again.metrics and twice.base == origin.base and twice.variant == "0.5-0.25"
     assert len(twice.result.kept["layer1.0.conv1.weight"][0]) < 16
     assert twice.training["base"]["before"] == [last, slimming]
 

@@ -33,13 +33,15 @@ def parse_budget(
     given = {name: text for name, text in (("ratio", ratio), ("params", params), ("macs", macs)) if text is not None}
     if not given and dry_run:
         return {}, "none"
-    elsewhere = isinstance(blocks, (list, int)) or (bool(group_ratios) and blocks is None)
+    thinned = any(group_ratios.values())
+    elsewhere = isinstance(blocks, (list, int)) or (thinned and blocks is None)
     if len(given) > 1 or (not given and not elsewhere):
         named = " and ".join(f"--{name}" for name in given) or "none"
-        raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}")
+        more = "" if given else "; or say what goes with --group-ratio or --remove-blocks"
+        raise typer.BadParameter(f"give exactly one of --ratio, --params and --macs, not {named}{more}")
     tags = [] if blocks is None else [f"{blocks}-blocks" if isinstance(blocks, str) else f"blocks-{_count(blocks)}"]
     if not given:
-        return {}, "-".join(["groups"] * bool(group_ratios) + tags)
+        return {}, "-".join(["groups"] * thinned + tags)
     ((name, text),) = given.items()
     if ratio is not None:
         return {"ratio": ratio}, "-".join([ratio if isinstance(ratio, str) else f"{ratio:g}", *tags])

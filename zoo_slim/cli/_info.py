@@ -223,7 +223,9 @@ def _step(record: Mapping[str, Any]) -> str:
     """A training or slimming in one line: the command up to its options, and what matters most of these."""
     command, options, _ = str(record.get("command", "")).partition(" --")
     parts = [f"{command} …" if options else command]
-    parts += [f"{key} {record[key]}" for key in ("ratio", "params", "macs", "remove_blocks") if key in record]
+    asked = {key: record[key] for key in ("ratio", "params", "macs", "group_ratios", "remove_blocks") if key in record}
+    for key, value in asked.items():
+        parts.append(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     if "epochs" in record:
         parts.append(f"{record['epochs']} epochs")
     parts += [str(record[key]) for key in ("dataset", "device") if key in record]

@@ -20,7 +20,8 @@ GroupRatios = Annotated[
     typer.Option(
         "--group-ratio",
         help="NAME=SHARE: what to remove of one channel group, or of those that fit a pattern ('classifier.*=0.9'), "
-        "whatever the others lose; groups without BatchNorms go by l2. May be repeated.",
+        "whatever the others lose; groups that the criterion says nothing of go by l2. May be repeated: the last that "
+        "fits counts.",
     ),
 ]
 Options = Annotated[list[str] | None, typer.Option("--option", help="Builder option key=value; may be repeated.")]
@@ -72,9 +73,10 @@ def parse_ratio(text: str, option: str) -> "Ratio":
 
 def parse_group_ratios(pairs: list[str] | None) -> dict[str, float]:
     """Read ``name=share``; which names and shares there can be is for slimming to say."""
-    ratios = {}
+    ratios: dict[str, float] = {}
     for pair in pairs or []:
         name, equals, share = pair.rpartition("=")
+        ratios.pop(name, None)  # the last one counts, and comes last
         try:
             ratios[name] = float(share)
         except ValueError:

@@ -21,7 +21,7 @@ def scales_report(cliff: "Cliff", ratio: float | None) -> "Table":
     """Return a table: how many scales are dead, where the cliff is, and what ``ratio`` would lose."""
     count = len(cliff.scales)
     rows: list[tuple[str, Any]] = [
-        ("channels that may go", count),
+        ("channels that a ratio may take", count),
         ("scales exactly 0", f"{cliff.dead} ({percent(cliff.dead / max(count, 1), 1)})"),
         ("below 1 % of the group's RMS", f"{cliff.faint} ({percent(cliff.faint / max(count, 1), 1)})"),
         ("sorted |gamma|, log", _curve(cliff)),

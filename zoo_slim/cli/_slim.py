@@ -1,5 +1,6 @@
 """The command slim."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -135,6 +136,7 @@ def slim(
     from zoo_slim import slim as slim_model
     from zoo_slim._errors import SlimmingError
     from zoo_slim.checkpoint._config import check_variant
+    from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema, as_schema, convert_original
     from zoo_slim.slimming._defaults import schema_for
@@ -156,6 +158,8 @@ def slim(
         raise typer.BadParameter("--recalibrate measures statistics of training images: give --dataset and --data")
     if not weights and (fold or recalibrate):
         raise typer.BadParameter("--fold and --recalibrate make weights that must be saved: leave out --no-weights")
+    if variant is not None:
+        check_variant(variant, source, "--variant")
     if picture is not None:
         check_picture(picture)
     least = parse_share(minimum, "--minimum")
@@ -165,14 +169,14 @@ def slim(
     folder = find_folder(source, pruned)
     config = checkpoint.read_config(folder)
     slim_already = checkpoint.PRUNING in config.files
+    if slim_already and not weights and checkpoint.MODEL in config.files:
+        raise typer.BadParameter(f"the weights of {source} are its own, not cut from others: leave out --no-weights")
     if slim_already and config.variant is not None:
         tag = f"{config.variant}-{tag}"
-    tag = check_variant(variant or tag, source, "--variant")
-    target = None
-    if not dry_run:
-        target = _target(source, folder if pruned is None else folder.parent, output, tag, slim_already and not pruned)
+    tag = variant or tag
+    target = None if dry_run else _target(source, folder, output, tag, slim_already)
     with status(f"loading {source}"):
-        model = checkpoint.load_folder(folder)
+        model = load_folder(folder)
     example_input = example_of(registry().find(config.architecture), config, 2)
     out, scales = console(), None
     with status("looking at the scales"):
@@ -243,10 +247,11 @@ def slim(
             "criterion": criterion,
             **budget,
             **steps,
-            **({"group_ratios": group_ratios} if group_ratios else {}),
+            **({"group_ratios": [f"{name}={share}" for name, share in group_ratios.items()]} if group_ratios else {}),
             **({} if blocks is None else {"remove_blocks": blocks}),
             "base": as_base(config.training),
         },
+        dtype=getattr(torch, config.stored_dtype) if weights and not steps else None,  # cut weights are exact in it
         weights=weights,
     )
     out.print(bars(kept_per_group(groups, removed(groups, model, result))))
@@ -301,15 +306,15 @@ def _refuse_beside_original(context: typer.Context) -> None:
         )
 
 
-def _target(source: str, folder: Path, output: Path | None, tag: str, is_variant: bool) -> Path:
+def _target(source: str, folder: Path, output: Path | None, tag: str, is_slim: bool) -> Path:
     """Where the slim checkpoint goes: a folder that does not exist yet.
 
     Args:
         source: as it was named.
-        folder: of the network that ``source`` names, or that holds the variant which was asked for.
+        folder: where the network is.
         output: where the user wants it.
         tag: of the slim network.
-        is_variant: whether ``folder`` holds a slim network, which cannot have variants of its own in it.
+        is_slim: whether it is slim itself.
 
     Raises:
         CheckpointError: it does, or nobody says where it should be.
@@ -320,12 +325,15 @@ def _target(source: str, folder: Path, output: Path | None, tag: str, is_variant
     from zoo_slim.checkpoint import VARIANT_PREFIX
     from zoo_slim.loading import LOCAL_PREFIX, place_of
 
-    local = place_of(source).startswith(LOCAL_PREFIX)
-    home = folder if local else Path(source.rpartition(":")[2].partition("@")[0].replace("/", "__"))
-    if local and is_variant and output is None:
-        raise CheckpointError(
-            f"{source}: is slim itself and holds no variants; say with --output where the new one goes"
-        )
+    where = place_of(source)
+    if where.startswith(LOCAL_PREFIX):
+        home = Path(where.removeprefix(LOCAL_PREFIX)).expanduser()
+        if is_slim and output is None and os.path.realpath(home) == os.path.realpath(folder):
+            raise CheckpointError(
+                f"{source}: is slim itself and holds no variants; say with --output where the new one goes"
+            )
+    else:
+        home = Path(source.rpartition(":")[2].partition("@")[0].replace("/", "__"))
     target = output or home / f"{VARIANT_PREFIX}{tag}"
     if target.exists():
         raise CheckpointError(f"{target}: exists already; choose another with --output or --variant, or remove it")

@@ -32,8 +32,9 @@ class Group:
     Attributes:
         width: number of channels.
         merge: what several norms say of one channel: ``or`` keeps it when any of them does, ``and`` when all do.
-        ratio: the share to remove from this group, whatever the global threshold says. 0 leaves the group alone.
-            Channels without a BatchNorm, which `bn_scale` says nothing of, are then ranked by their weights.
+        ratio: the share to remove from this group, whatever the global threshold says. 0 leaves the group alone. A
+            group that the criterion says nothing of, `bn_scale` of one without BatchNorms, is then ranked by `l2`. Of
+            groups that must lose equally many (`PruningSchema.equal`) the largest share goes for all.
         minimum: channels to keep at least. `None`: the rule of the selection.
         inexact: removal cannot equal masking (the channels pass a normalisation over channels, say).
     """
@@ -153,6 +154,8 @@ class PruningSchema:
         Raises:
             SchemaError: a ratio out of range, or a name that fits no group.
         """
+        if not isinstance(ratios, Mapping) or not all(isinstance(pattern, str) for pattern in ratios):
+            raise SchemaError(f"ratios of groups are given by name, {{'conv1': 0.5}} for instance, not {ratios!r}")
         groups = dict(self.groups)
         for pattern, ratio in ratios.items():
             if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio < 1:

@@ -66,7 +66,8 @@ class Budget:
             raise SlimmingError(
                 f"a budget of {self._target:,.0f} {'MACs' if self._macs else 'parameters'} cannot be met: of "
                 f"{self._whole:,.0f}, {self._cost(best):,.0f} are left when every group is at its minimum. Raise the "
-                "budget, lower the minimum (minimum, --minimum), or let whole residual blocks go "
+                "budget, lower the minimum (minimum, --minimum), let groups "
+                "with ratios of their own lose more, or let whole residual blocks go "
                 "(remove_blocks='needed', --remove-blocks needed)."
             )
         for _ in range(_STEPS):

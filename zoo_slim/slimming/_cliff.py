@@ -31,7 +31,10 @@ _CURVE = 101
 
 
 class Loss(NamedTuple):
-    """What a ratio takes: how many channels, and the largest share of a group's variance, with the group's name."""
+    """What a ratio takes: the largest share of a group's variance, with the group's name, and how many channels.
+
+    Groups with a ratio of their own do not count.
+    """
 
     share: float
     group: str
@@ -150,7 +153,8 @@ def before_cliff(model: nn.Module, schema: PruningSchema, **bounds: Any) -> floa
     cliff = find_cliff(model, schema=schema, **bounds)
     if not cliff.ratio:
         raise SlimmingError(
-            f"ratio='auto': not one of {len(cliff.scales)} channels can go before the cliff; {cliff.dead} are 0. "
+            f"ratio='auto': not one of the {len(cliff.scales)} channels without a ratio of their own can go before the "
+            f"cliff; {cliff.dead} are 0. "
             "Train with sparsity first (a proximal penalty gives exact zeros), or give a ratio and fine-tune"
         )
     return cliff.ratio
@@ -176,4 +180,5 @@ def _lost(
         (float(energy[channels][~keep[channels]].sum() / total) if (total := energy[channels].sum()) else 0.0, name)
         for name, channels in members.items()
     ]
-    return Loss(*max(shares, default=(0.0, "")), int((~keep).sum()))
+    gone = sum(int((~keep[channels]).sum()) for channels in members.values())
+    return Loss(*max(shares, default=(0.0, "")), gone)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoo_slim._errors import SlimmingError
-from zoo_slim._union_find import Ids
 from zoo_slim.schema import PruningSchema, model_tensors
 
 __all__ = ["Criterion", "Scores", "bn_scale", "check_finite", "l1", "l2", "random", "taylor"]
@@ -29,8 +28,6 @@ def bn_scale(model: nn.Module, schema: PruningSchema) -> Scores:
     """|gamma| of the channel's BatchNorms (Liu et al., ICCV 2017, section 3).
 
     Where several norms share a channel, a group merged by ``or`` takes the largest, one merged by ``and`` the smallest.
-    Groups without any BatchNorm have no scores, but for those with a ratio of their own: they are ranked by `l2`, as
-    their channels are compared with each other only.
     """
     modules = dict(model.named_modules())
     largest = np.full(schema.channels, -np.inf)
@@ -46,20 +43,7 @@ def bn_scale(model: nn.Module, schema: PruningSchema) -> Scores:
     for members, group in zip(schema.members().values(), schema.groups.values(), strict=True):
         if group.merge == "and":
             largest[members] = smallest[members]
-    scores = np.where(np.isfinite(largest), largest, np.nan)
-    if len(unscaled := _unscaled(schema, scores)):
-        scores[unscaled] = l2(model, schema)[unscaled]
-    return scores
-
-
-def _unscaled(schema: PruningSchema, scores: Scores) -> Ids:
-    """The channels of groups that have a ratio of their own, and no scores."""
-    found = [
-        members
-        for members, group in zip(schema.members().values(), schema.groups.values(), strict=True)
-        if group.ratio and np.isnan(scores[members]).all()
-    ]
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return np.where(np.isfinite(largest), largest, np.nan)
 
 
 def check_finite(layer: str, values: Scores) -> None:

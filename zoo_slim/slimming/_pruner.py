@@ -17,7 +17,7 @@ from zoo_slim.slimming._criteria import Scores, check_finite
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._original_result import from_original, to_original
 from zoo_slim.slimming._run_check import run_check
-from zoo_slim.slimming._score import score
+from zoo_slim.slimming._score import by_weights, score
 from zoo_slim.slimming._select import Keep, rounded, select
 from zoo_slim.slimming._slim import remove
 from zoo_slim.tracing import Example, meta_copy
@@ -94,7 +94,8 @@ class SlimPruner:
             schema.check(self._model)
             if prune_ratio == "auto":
                 prune_ratio = before_cliff(self._model, schema)
-            keep = select(schema, score(self._model, schema, "bn_scale"), prune_ratio)
+            scores = by_weights(self._model, schema, score(self._model, schema, "bn_scale"))
+            keep = select(schema, scores, prune_ratio)
         return result_from_keep(self._model, schema, keep)
 
     def apply_pruning_result(self, pruning_result: PruningResult | Sequence[dict[str, Any]]) -> None:

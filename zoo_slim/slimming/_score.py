@@ -11,10 +11,10 @@ from zoo_slim import _plugins
 from zoo_slim._errors import SlimmingError, ZooSlimError
 from zoo_slim._networks import copy_of
 from zoo_slim.schema import PruningSchema
-from zoo_slim.slimming._criteria import Criterion, Scores
+from zoo_slim.slimming._criteria import Criterion, Scores, l2
 from zoo_slim.tracing import Example, call_model
 
-__all__ = ["GROUP", "find_criterion", "list_criteria", "over_batches", "score"]
+__all__ = ["GROUP", "by_weights", "find_criterion", "list_criteria", "over_batches", "score"]
 
 GROUP = "zoo_slim.criteria"
 """The entry-point group of criteria: the name of an entry point is the criterion's, and it loads to a `Criterion`."""
@@ -78,6 +78,20 @@ def score(model: nn.Module, schema: PruningSchema, criterion: str | Criterion) -
             "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 need "
             "layers whose weights are not parametrised."
         )
+    return scores
+
+
+def by_weights(model: nn.Module, schema: PruningSchema, scores: Scores) -> Scores:
+    """The same scores, and those of `l2` for the groups with a ratio of their own that have none.
+
+    Such a group's channels are compared with each other only, so that another unit than that of the rest does no harm.
+    """
+    found = zip(schema.members().values(), schema.groups.values(), strict=True)
+    unscored = [members for members, group in found if group.ratio and np.isnan(scores[members]).all()]
+    if not unscored:
+        return scores
+    scores, channels = scores.copy(), np.concatenate(unscored)
+    scores[channels] = l2(model, schema)[channels]
     return scores
 
 

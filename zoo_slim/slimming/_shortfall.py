@@ -1,5 +1,7 @@
 """Say where clearly fewer channels went than a ratio asks for, and why."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,11 +68,10 @@ def shortfall(
     return f"removed {share} of the channels, not {100 * ratio:.4g} %: {reason}"
 
 
-def unmet(schema: PruningSchema, scores: Scores, allow_inexact: bool) -> list[str]:
-    """The groups that have a ratio of their own above 0, and no channel that may go; arguments as for `select`."""
-    _, _, unit_scores = by_threshold(schema, scores, 0.0, allow_inexact)
-    members = schema.members()
-    return [name for name, group in schema.groups.items() if group.ratio and np.isinf(unit_scores[members[name]]).all()]
+def unmet(schema: PruningSchema, scores: Scores, **bounds: Any) -> list[str]:
+    """The groups that have a ratio of their own above 0, and lose no channel for it; arguments as for `select`."""
+    keep, members = select(schema, scores, 0.0, **bounds), schema.members()
+    return [name for name, group in schema.groups.items() if group.ratio and keep[members[name]].all()]
 
 
 def _reason(

@@ -23,7 +23,7 @@ from zoo_slim.slimming._follow import fault_of, hold, unfollowed
 from zoo_slim.slimming._keep import result_from_keep
 from zoo_slim.slimming._removal import Removal, RemoveBlocks, present_channels, without
 from zoo_slim.slimming._run_check import refusal
-from zoo_slim.slimming._score import score
+from zoo_slim.slimming._score import by_weights, score
 from zoo_slim.slimming._select import by_threshold, select
 from zoo_slim.slimming._shortfall import shortfall, unmet
 from zoo_slim.tracing import Example, meta_copy
@@ -60,7 +60,7 @@ def slim(
         macs: keep at most this many multiply-accumulates per sample, or this share of them.
         group_ratios: shares to remove of single channel groups, by name or pattern, whatever the other channels lose:
             ``{"features.0": 0, "classifier.*": 0.9}`` leaves one alone, and thins two that ``bn_scale`` would leave
-            alone for want of BatchNorms, by `l2`. The groups are those of the schema.
+            alone for want of BatchNorms, by `l2`. The groups are those of the schema; see its `Group.ratio`.
         remove_blocks: residual blocks ``act(x + branch(x))`` to take out whole, see `zoo_slim.slimming.find_blocks`:
 
             - a list of their names. A branch of several in a block (``blocks.3.attn``) may be named too;
@@ -81,7 +81,7 @@ def slim(
     Warns:
         UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding;
             or groups stay whole, as the network would not run without channels of them, or compute with other numbers,
-            or as none of their channels may go, although they have ratios of their own.
+            or lose nothing for a ratio of their own.
 
     Raises:
         SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
@@ -98,29 +98,30 @@ def slim(
     probe = meta_copy(model)
     limits = ((name, value) for name, value in (("params", params), ("macs", macs)) if value is not None)
     budget = next((Budget(model, value, name, example_input) for name, value in limits), None)
-    scores = np.full(schema.channels, np.nan)
+    scores = ranks = np.full(schema.channels, np.nan)
     if given or group_ratios or isinstance(remove_blocks, int):
         scores = score(model, schema, criterion)
+        ranks = by_weights(model, schema, scores)
     removal = None if remove_blocks is None else Removal(model, probe, example_input)
     bounds: dict[str, Any] = {"minimum": minimum, "rounding": rounding, "allow_inexact": allow_inexact}
     while True:
         share = before_cliff(model, schema, **bounds) if ratio == "auto" else ratio
-        result = _plan(schema, scores, share, budget, probe, removal, remove_blocks, bounds)
+        result = _plan(schema, scores, ranks, share, budget, probe, removal, remove_blocks, bounds)
         if (found := fault_of(result, probe, example_input)) is None:
             break
-        held = unfollowed(schema, probe, example_input, lambda trial: select(trial, scores, MOST, **bounds))
+        held = unfollowed(schema, probe, example_input, lambda trial: select(trial, ranks, MOST, **bounds))
         schema = hold(schema, held)
-        if not held or (np.isnan(scores) | schema.untouched(allow_inexact)).all():
+        if not held or (np.isnan(ranks) | schema.untouched(allow_inexact)).all():
             raise refusal(model, found)
         warnings.warn(
             f"all channels of {listed(held)} stay: with fewer of them the slim {type(model).__name__} {found}. "
             "Its forward depends on their number in a way that cannot be followed (docs/limits.md)",
             stacklevel=2,
         )
-    if not np.isnan(scores).all() and (whole := unmet(schema, scores, allow_inexact)):
+    if not np.isnan(ranks).all() and (whole := unmet(schema, ranks, **bounds)):
         warnings.warn(
-            f"all channels of {listed(whole)} stay, whatever their own ratios: they are inexact (allow_inexact=True), "
-            "go together with channels that stay, or the criterion says nothing of them",
+            f"all channels of {listed(whole)} stay, whatever their own ratios: they are inexact or go together with "
+            "channels that stay, or the ratio is less than one channel, or minimum and rounding keep them",
             stacklevel=2,
         )
     if share and ratio != "auto":
@@ -135,6 +136,7 @@ def slim(
 def _plan(
     schema: PruningSchema,
     scores: Scores,
+    ranks: Scores,
     ratio: float | None,
     budget: Budget | None,
     probe: nn.Module,
@@ -142,18 +144,18 @@ def _plan(
     remove_blocks: RemoveBlocks | None,
     bounds: Mapping[str, Any],
 ) -> PruningResult:
-    """Which channels and blocks go; arguments as `slim` makes them of its own."""
+    """Which channels and blocks go: blocks by their scores, channels by their ranks. Arguments as `slim` makes them."""
 
     def without_blocks(removed: Mapping[str, str], share: float) -> PruningResult:
         rest = without(schema, removed)
-        left = np.where(present_channels(rest, probe), scores, np.nan)
+        left = np.where(present_channels(rest, probe), ranks, np.nan)
         return result_from_keep(probe, rest, select(rest, left, share, **bounds)).removing(removed)
 
     def without_dead_blocks(removal: Removal, share: float) -> PruningResult:
-        keep, _, unit_scores = by_threshold(schema, scores, share, bounds["allow_inexact"])
+        keep, _, unit_scores = by_threshold(schema, ranks, share, bounds["allow_inexact"])
         removed = removal.dead(schema, keep, unit_scores < np.inf)
         rest = without(schema, removed)
-        return result_from_keep(probe, rest, select(schema, scores, share, **bounds)).removing(removed)
+        return result_from_keep(probe, rest, select(schema, ranks, share, **bounds)).removing(removed)
 
     attempt: Callable[[float], PruningResult] = partial(without_blocks, {})
     if removal is not None:
@@ -175,9 +177,13 @@ def _plan(
 def _check_arguments(
     given: Mapping[str, object], group_ratios: object, remove_blocks: object, criterion: object
 ) -> None:
+    thinned = isinstance(group_ratios, Mapping) and any(group_ratios.values())
     rules = {"dead": ("ratio", "params", "macs"), "needed": ("params", "macs")}
-    if len(given) > 1 or (not given and not group_ratios and remove_blocks is None):
-        raise SlimmingError(f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}")
+    if len(given) > 1 or (not given and not thinned and remove_blocks is None):
+        raise SlimmingError(
+            f"give exactly one of ratio, params and macs, not {' and '.join(given) or 'none of them'}"
+            + ("" if given else "; or say what goes with group_ratios or remove_blocks")
+        )
     if not isinstance(criterion, str) and not callable(criterion):
         raise SlimmingError(f"criterion={criterion!r} is neither the name of a criterion nor a function")
     if isinstance(ratio := given.get("ratio"), str):
@@ -220,6 +226,6 @@ def remove(model: nn.Module, result: PruningResult) -> nn.Module:
             result=result if origin.result is None else origin.result.then(result),
             variant=None,
             metrics={},
-            base=origin.base or origin.metrics,
+            base=origin.metrics if origin.result is None else origin.base,
         )
     return slim_model

@@ -71,7 +71,8 @@ def run_all(
         folder: of this run and all its parts.
         options: as in `train`; where ``architecture`` is None they change those of ``start``.
         start: as in `train`.
-        base: slim checkpoint of a trained network; nothing is trained before slimming then.
+        base: slim checkpoint of a trained network; nothing is trained before slimming then. The variants of one that
+            is slim itself, ``0.5`` for instance, are ``0.5-<ratio>``.
         group_ratios: as for `zoo_slim.slim`.
         schema: file of a pruning schema, or of the original tool's, whose rules are then followed; default: the
             architecture's own schema, or a traced one.
@@ -111,12 +112,13 @@ def run_all(
     check_way(after_slimming)
     part = enter(settings, dtype)
     folder = Path(folder)
-    for tag in map(_tag, ratios if tuning is not None else ()):
-        check_unclaimed(folder / MODEL / f"pruned-{tag}", folder / f"finetune-{tag}")
     if architecture is None and base is None:
         architecture, options = _built(start, options)
     given = start if base is None else base
     known = load_network(given) if given is not None else None
+    prefix = "" if base is None or known is None else _variant_of(known)
+    for tag in map(_tag, ratios if tuning is not None else ()):
+        check_unclaimed(folder / MODEL / f"pruned-{prefix}{tag}", folder / f"finetune-{tag}")
     dataset = read(data, known)
     if schema is not None or tuning is not None:
         whole = known if known is not None and base is not None else structure(str(architecture), options, dataset)
@@ -193,6 +195,14 @@ def _build(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn
     return found.build(**with_classes(found, dict(options or {}), dataset))
 
 
+def _variant_of(base: nn.Module) -> str:
+    """What the tags of variants begin with: that of the base, if it is slim itself."""
+    from zoo_slim.checkpoint import origin_of
+
+    origin = origin_of(base)
+    return "" if origin is None or origin.variant is None else f"{origin.variant}-"
+
+
 def _tag(ratio: Ratio) -> str:
     return ratio if isinstance(ratio, str) else f"{ratio:g}"
 
@@ -260,7 +270,7 @@ def _tune(
         **({"command": command} if command else {}),
         "criterion": "bn_scale",
         "ratio": ratio,
-        **({"group_ratios": dict(group_ratios)} if group_ratios else {}),
+        **({"group_ratios": [f"{name}={share}" for name, share in group_ratios.items()]} if group_ratios else {}),
         "after_slimming": after_slimming,
         **steps,
         **({"schema": Path(schema).name} if schema is not None else {}),
@@ -273,7 +283,8 @@ def _tune(
     teacher_sha256 = digest_of(whole.state_dict()) if distill else None
     teacher = whole if distill else None
     lines = fit(model, dataset, tuning, folder / f"finetune-{variant}", resume, identity=identity, teacher=teacher)
-    target = folder / MODEL / f"pruned-{variant}"
+    tag = f"{_variant_of(whole)}{variant}"
+    target = folder / MODEL / f"pruned-{tag}"
     keep(
         model,
         target,
@@ -282,7 +293,7 @@ def _tune(
         provenance(dataset, tuning, lines, command, teacher_sha256) | history(slimming),
         dtype=dtype,
         metrics={"test_accuracy_before_finetuning": accuracies[after_slimming], "after_slimming": accuracies},
-        variant=variant,
-        base=origin.base if origin is not None and origin.base else base_metrics,
+        variant=tag,
+        base=origin.base if origin is not None and origin.result is not None else base_metrics,
     )
     return target
