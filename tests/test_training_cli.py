@@ -189,6 +189,8 @@ def test_the_commands_that_train_the_table(called):
         assert (settings.epochs, settings.sparsity_epochs, tuning.epochs, ratios) == (12, 2, 12, [0.5, 0.75])
         assert settings.sparsity and settings.amp == "no" and keywords["resume"]
         assert keywords["options"] == ({"stem": "cifar"} if "resnet" in net else {})
+        assert keywords["group_ratios"] == ({"classifier.*": 0.875} if net == "vgg11_bn" else {})
+        assert settings.learning_rate == (0.02 if net == "vgg11_bn" else 0.1)
 
 
 def test_run_only_does_what_it_is_told(called):
