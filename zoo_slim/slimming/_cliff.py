@@ -152,10 +152,11 @@ def before_cliff(model: nn.Module, schema: PruningSchema, **bounds: Any) -> floa
     """
     cliff = find_cliff(model, schema=schema, **bounds)
     if not cliff.ratio:
+        own = any(group.ratio is not None for group in schema.groups.values())
+        which = " without a ratio of their own" if own else ""
         raise SlimmingError(
-            f"ratio='auto': not one of the {len(cliff.scales)} channels without a ratio of their own can go before the "
-            f"cliff; {cliff.dead} are 0. "
-            "Train with sparsity first (a proximal penalty gives exact zeros), or give a ratio and fine-tune"
+            f"ratio='auto': not one of {len(cliff.scales)} channels{which} can go before the cliff; {cliff.dead} are 0."
+            " Train with sparsity first (a proximal penalty gives exact zeros), or give a ratio and fine-tune"
         )
     return cliff.ratio
 
