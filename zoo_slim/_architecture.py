@@ -5,7 +5,7 @@ import re
 import reprlib
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -127,7 +127,7 @@ class Architecture:
     def example_input(
         self,
         batch_size: int = 2,
-        size: int | tuple[int, ...] | None = None,
+        size: int | Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         options: Mapping[str, Any] | None = None,

@@ -86,6 +86,11 @@ def check_variant(value: object, where: str, field: str = "variant") -> str:
     return value
 
 
+def further_tag(variant: str | None, tag: str) -> str:
+    """Return the tag of what is made of a variant, or else of a base, by slimming it."""
+    return tag if variant is None else f"{variant}-{tag}"
+
+
 def read_bytes(file: Path, limit: int) -> bytes:
     """Return the content of a regular file.
 

@@ -72,5 +72,4 @@ def running(name: str) -> Iterator[None]:
 
 def example_of(architecture: "Architecture", config: "Config", batch_size: int = 1, device: str = "cpu") -> "Tensor":
     """Return images of the size that the checkpoint was made for, else of the architecture's."""
-    size = tuple((config.input or {}).get("size") or ())
-    return architecture.example_input(batch_size, size, device, options=config.options)
+    return architecture.example_input(batch_size, (config.input or {}).get("size"), device, options=config.options)

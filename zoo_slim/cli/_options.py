@@ -75,13 +75,13 @@ def parse_group_ratios(pairs: list[str] | None) -> dict[str, float]:
     """Read ``name=share``; which names and shares there can be is for slimming to say."""
     ratios: dict[str, float] = {}
     for pair in pairs or []:
-        name, equals, share = pair.rpartition("=")
+        name, _, share = pair.rpartition("=")
         ratios.pop(name, None)  # the last one counts, and comes last
         try:
             ratios[name] = float(share)
         except ValueError:
-            equals = ""
-        if not equals or not name:
+            name = ""
+        if not name:
             raise typer.BadParameter(f"--group-ratio takes NAME=SHARE, classifier.0=0.9 for instance, not {pair!r}")
     return ratios
 

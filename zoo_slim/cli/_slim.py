@@ -135,7 +135,7 @@ def slim(
     from zoo_slim import recalibrate as recalibrate_statistics
     from zoo_slim import slim as slim_model
     from zoo_slim._errors import SlimmingError
-    from zoo_slim.checkpoint._config import check_variant
+    from zoo_slim.checkpoint._config import check_variant, further_tag
     from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
     from zoo_slim.schema import OriginalSchema, as_schema, convert_original
@@ -143,7 +143,7 @@ def slim(
     from zoo_slim.slimming._pruner import slim_by_schema
     from zoo_slim.training import evaluate
     from zoo_slim.training._evaluate import is_of, protocol
-    from zoo_slim.training._history import as_base
+    from zoo_slim.training._history import as_base, group_ratios_record
     from zoo_slim.training._progress import progress
 
     blocks = None if remove_blocks is None else parse_blocks(remove_blocks)
@@ -171,9 +171,7 @@ def slim(
     slim_already = checkpoint.PRUNING in config.files
     if slim_already and not weights and checkpoint.MODEL in config.files:
         raise typer.BadParameter(f"the weights of {source} are its own, not cut from others: leave out --no-weights")
-    if slim_already and config.variant is not None:
-        tag = f"{config.variant}-{tag}"
-    tag = variant or tag
+    tag = variant or further_tag(config.variant, tag)
     target = None if dry_run else _target(source, folder, output, tag, slim_already)
     with status(f"loading {source}"):
         model = load_folder(folder)
@@ -247,7 +245,7 @@ def slim(
             "criterion": criterion,
             **budget,
             **steps,
-            **({"group_ratios": [f"{name}={share}" for name, share in group_ratios.items()]} if group_ratios else {}),
+            **group_ratios_record(group_ratios),
             **({} if blocks is None else {"remove_blocks": blocks}),
             "base": as_base(config.training),
         },

@@ -342,7 +342,7 @@ def _counted(
     counted: dict[str, Any] = {"params": count_params(model)}
     if name is not None:
         with contextlib.suppress(Exception):
-            image = registry().find(name).example_input(1, tuple(size or ()), options=options)
+            image = registry().find(name).example_input(1, size, options=options)
             counted["macs"] = count_macs(model, image)
     return counted
 

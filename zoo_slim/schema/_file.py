@@ -13,7 +13,7 @@ from zoo_slim._errors import SchemaError
 from zoo_slim._files import replacing_file
 from zoo_slim._union_find import Ids
 from zoo_slim.schema._expression import Expression, format_channels, parse_channels
-from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema
+from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema, is_share
 
 __all__ = ["FORMAT", "VERSION", "contents_of", "document_of", "dumps", "loads", "read_schema", "write_schema"]
 
@@ -227,7 +227,7 @@ def _group(entry: object, where: str) -> Group:
         raise SchemaError(f"{where}.width: {width!r} is not a positive integer")
     if entry.get("merge", "or") not in ("or", "and"):
         raise SchemaError(f"{where}.merge: {entry['merge']!r} must be 'or' or 'and'")
-    if ratio is not None and (not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio < 1):
+    if ratio is not None and not is_share(ratio):
         raise SchemaError(f"{where}.ratio: {ratio!r} is not a share from 0 up to, but not including, 1")
     if minimum is not None and (not isinstance(minimum, int) or isinstance(minimum, bool) or not 0 < minimum <= width):
         raise SchemaError(f"{where}.minimum: {minimum!r} is not an integer from 1 to the width {width}")

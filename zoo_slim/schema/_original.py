@@ -12,7 +12,7 @@ from torch import nn
 from zoo_slim._errors import SchemaError
 from zoo_slim._union_find import Ids
 from zoo_slim.schema._file import contents_of, document_of
-from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema
+from zoo_slim.schema._schema import ROUNDINGS, Group, Layer, PruningSchema, is_share
 
 __all__ = ["OriginalSchema", "convert_original", "parse_original", "read_original"]
 
@@ -123,7 +123,7 @@ def parse_original(document: object, where: str = "schema") -> OriginalSchema:
         place = f"fixed_bn_ratio[{number}]"
         fields = _entry(entry, {"name", "ratio"}, where, place)
         ratio = fields.get("ratio")
-        if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+        if not is_share(ratio):
             raise SchemaError(f"{where}: {place}.ratio: {ratio!r} is not a share from 0 up to, but not including, 1")
         given = fields.get("name")
         for name in given if isinstance(given, list) else [given]:

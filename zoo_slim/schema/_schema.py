@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,19 @@ from zoo_slim._errors import SchemaError
 from zoo_slim._names import listed
 from zoo_slim._union_find import Ids
 
-__all__ = ["ROUNDINGS", "Axes", "Group", "Layer", "PruningSchema", "attribute_value", "model_tensors"]
+__all__ = ["ROUNDINGS", "Axes", "Group", "Layer", "PruningSchema", "attribute_value", "is_share", "model_tensors"]
 
 ROUNDINGS = ("none", "eight", "two_pow")
 """What the channels that a group keeps may be rounded up to: nothing, a multiple of 8, a power of two."""
 
 Axes = dict[str, dict[int, Ids]]
 """``{state-dict name: {axis: channel of each position}}``, -1 where nothing may be removed."""
+
+
+def is_share(value: object) -> TypeGuard[float]:
+    """Whether a value can be the share of channels to remove."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_number and bool(0 <= value < 1)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class PruningSchema:
             alone[channels] = group.ratio == 0 or (group.inexact and not allow_inexact)
         return alone
 
+    def own_ratio(self) -> NDArray[np.bool_]:
+        """The channels of groups that have a ratio of their own, bool ``[channels]``."""
+        owned = [np.full(group.width, group.ratio is not None) for group in self.groups.values()]
+        return np.concatenate([np.zeros(0, dtype=bool), *owned])
+
     def check(self, model: nn.Module) -> None:
         """Compare with the model that is to be slimmed.
 
@@ -158,7 +168,7 @@ class PruningSchema:
             raise SchemaError(f"ratios of groups are given by name, {{'conv1': 0.5}} for instance, not {ratios!r}")
         groups = dict(self.groups)
         for pattern, ratio in ratios.items():
-            if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+            if not is_share(ratio):
                 raise SchemaError(
                     f"the ratio {ratio!r} of group {pattern!r} is not a share from 0 up to, but not including, 1"
                 )

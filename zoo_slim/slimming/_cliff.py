@@ -113,10 +113,7 @@ def find_cliff(
     scores = score(model, schema, "bn_scale")
     energy = _energy(model, schema)
     members = schema.members()
-    scored = np.isfinite(scores) & ~schema.untouched(allow_inexact)
-    for name, group in schema.groups.items():
-        if group.ratio is not None:
-            scored[members[name]] = False
+    scored = np.isfinite(scores) & ~schema.untouched(allow_inexact) & ~schema.own_ratio()
     faint = np.zeros(len(scores), dtype=bool)
     for channels in members.values():
         faint[channels] = np.sqrt(energy[channels]) < FAINT * np.sqrt(energy[channels].mean())
@@ -152,8 +149,7 @@ def before_cliff(model: nn.Module, schema: PruningSchema, **bounds: Any) -> floa
     """
     cliff = find_cliff(model, schema=schema, **bounds)
     if not cliff.ratio:
-        own = any(group.ratio is not None for group in schema.groups.values())
-        which = " without a ratio of their own" if own else ""
+        which = " without a ratio of their own" if schema.own_ratio().any() else ""
         raise SlimmingError(
             f"ratio='auto': not one of {len(cliff.scales)} channels{which} can go before the cliff; {cliff.dead} are 0."
             " Train with sparsity first (a proximal penalty gives exact zeros), or give a ratio and fine-tune"

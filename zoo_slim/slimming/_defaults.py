@@ -36,7 +36,7 @@ def example_of(model: nn.Module) -> Example:
     from zoo_slim.registry import registry
 
     architecture = registry().find(origin.architecture)
-    return architecture.example_input(size=tuple((origin.input or {}).get("size") or ()), options=origin.options)
+    return architecture.example_input(size=(origin.input or {}).get("size"), options=origin.options)
 
 
 def bundled_schema(model: nn.Module, name: str) -> PruningSchema | None:

@@ -122,12 +122,10 @@ def by_threshold(
 
     order = np.lexsort((units, _turns(units, unit_score, members), unit_score))
     keep = np.ones(len(scores), dtype=bool)
-    own = np.zeros(len(scores), dtype=bool)
     for name, group in schema.groups.items():
         if group.ratio is not None:
-            own[members[name]] = True
             _remove_lowest(keep, units, order[np.isin(order, members[name]) & ~fixed[order]], group.ratio)
-    _remove_lowest(keep, units, order[~own[order] & ~fixed[order]], ratio)
+    _remove_lowest(keep, units, order[~schema.own_ratio()[order] & ~fixed[order]], ratio)
     return keep, units, unit_score
 
 

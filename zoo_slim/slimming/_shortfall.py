@@ -49,10 +49,7 @@ def shortfall(
     rounding = schema.rounding if rounding is None else rounding
     keep, units, unit_scores = by_threshold(schema, scores, ratio, allow_inexact)
     members = schema.members()
-    counted = unit_scores < np.inf
-    for name, group in schema.groups.items():
-        if group.ratio is not None:
-            counted[members[name]] = False
+    counted = (unit_scores < np.inf) & ~schema.own_ratio()
     count, taken = int(counted.sum()), int((counted & ~keep).sum())
     kept = select(schema, scores, ratio, minimum=minimum, rounding=rounding, allow_inexact=allow_inexact) & present
     gone = int((counted & ~kept).sum())
@@ -70,8 +67,10 @@ def shortfall(
 
 def unmet(schema: PruningSchema, scores: Scores, **bounds: Any) -> list[str]:
     """The groups that have a ratio of their own above 0, and lose no channel for it; arguments as for `select`."""
+    if not (asked := [name for name, group in schema.groups.items() if group.ratio]):
+        return []
     keep, members = select(schema, scores, 0.0, **bounds), schema.members()
-    return [name for name, group in schema.groups.items() if group.ratio and keep[members[name]].all()]
+    return [name for name in asked if keep[members[name]].all()]
 
 
 def _reason(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-__all__ = ["as_base", "history", "steps", "trainings"]
+__all__ = ["as_base", "group_ratios_record", "history", "steps", "trainings"]
 
 LENGTH = 100_000
 """Characters that the records of all earlier steps may have as JSON; the oldest go. A config has at most 1 MiB."""
@@ -56,6 +56,11 @@ def steps(record: Record) -> list[dict[str, Any]]:
 def trainings(record: Record) -> list[dict[str, Any]]:
     """Return what a config records of trainings, the latest first, back to the slimming or to random weights."""
     return list(takewhile(lambda step: isinstance(step.get("epochs"), int), steps(record)))
+
+
+def group_ratios_record(ratios: Mapping[str, float] | None) -> dict[str, list[str]]:
+    """Return what is recorded of the ratios of single groups: a list, as their order counts, which objects lose."""
+    return {"group_ratios": [f"{name}={share}" for name, share in ratios.items()]} if ratios else {}
 
 
 def _alone(step: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
 from zoo_slim.training._claim import check_unclaimed
 from zoo_slim.training._data import Dataset, rows_of
-from zoo_slim.training._history import history
+from zoo_slim.training._history import group_ratios_record, history
 from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
 from zoo_slim.training._pipeline import MODEL, enter, identity_of, train
@@ -96,6 +96,7 @@ def run_all(
             these are checked before anything is trained.
     """
     from zoo_slim import checkpoint
+    from zoo_slim.checkpoint._config import further_tag
     from zoo_slim.slimming._defaults import schema_for
     from zoo_slim.slimming._select import check_rounding
 
@@ -116,9 +117,10 @@ def run_all(
         architecture, options = _built(start, options)
     given = start if base is None else base
     known = load_network(given) if given is not None else None
-    prefix = "" if base is None or known is None else _variant_of(known)
+    source = checkpoint.origin_of(known) if known is not None and base is not None else None
     for tag in map(_tag, ratios if tuning is not None else ()):
-        check_unclaimed(folder / MODEL / f"pruned-{prefix}{tag}", folder / f"finetune-{tag}")
+        further = further_tag(source.variant if source is not None else None, tag)
+        check_unclaimed(folder / MODEL / f"pruned-{further}", folder / f"finetune-{tag}")
     dataset = read(data, known)
     if schema is not None or tuning is not None:
         whole = known if known is not None and base is not None else structure(str(architecture), options, dataset)
@@ -195,14 +197,6 @@ def _build(name: str, options: Mapping[str, Any] | None, dataset: Dataset) -> nn
     return found.build(**with_classes(found, dict(options or {}), dataset))
 
 
-def _variant_of(base: nn.Module) -> str:
-    """What the tags of variants begin with: that of the base, if it is slim itself."""
-    from zoo_slim.checkpoint import origin_of
-
-    origin = origin_of(base)
-    return "" if origin is None or origin.variant is None else f"{origin.variant}-"
-
-
 def _tag(ratio: Ratio) -> str:
     return ratio if isinstance(ratio, str) else f"{ratio:g}"
 
@@ -252,6 +246,7 @@ def _tune(
 ) -> Path:
     """Fine-tune a slim network, save it as a variant, and return the variant's folder."""
     from zoo_slim.checkpoint import origin_of
+    from zoo_slim.checkpoint._config import further_tag
 
     origin = origin_of(whole)
     tested = tested_part(dataset, tuning)
@@ -270,7 +265,7 @@ def _tune(
         **({"command": command} if command else {}),
         "criterion": "bn_scale",
         "ratio": ratio,
-        **({"group_ratios": [f"{name}={share}" for name, share in group_ratios.items()]} if group_ratios else {}),
+        **group_ratios_record(group_ratios),
         "after_slimming": after_slimming,
         **steps,
         **({"schema": Path(schema).name} if schema is not None else {}),
@@ -283,7 +278,7 @@ def _tune(
     teacher_sha256 = digest_of(whole.state_dict()) if distill else None
     teacher = whole if distill else None
     lines = fit(model, dataset, tuning, folder / f"finetune-{variant}", resume, identity=identity, teacher=teacher)
-    tag = f"{_variant_of(whole)}{variant}"
+    tag = further_tag(origin.variant if origin is not None else None, variant)
     target = folder / MODEL / f"pruned-{tag}"
     keep(
         model,
