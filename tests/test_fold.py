@@ -113,6 +113,15 @@ NETWORKS = {
         nn.ReLU(),
         nn.ConvTranspose2d(6, 4, 1),
     ),
+    "transposed and depthwise": lambda: nn.Sequential(
+        cnn(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        cnn(8, 4),
+    ),
     "linear with positions": lambda: nn.Sequential(
         nn.Flatten(2),
         nn.Conv1d(3, 8, 1),
@@ -200,6 +209,18 @@ def test_a_strided_transposed_convolution_is_left():
     _, result = slim(model, ratio=0.45, example_input=IMAGES)
     _, folding = fold_constants(model, result, IMAGES)
     assert "from position to position" in folding.left["3.weight"] and not folding.targets
+
+
+def test_what_reads_behind_a_strided_depthwise_one_is_left():
+    parts = (cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), cnn(8, 5))
+    model = sparse(nn.Sequential(*parts))
+    _, result = slim(model, ratio=0.45, example_input=IMAGES)
+    _, folding = fold_constants(model, result, IMAGES)
+    assert "from position to position" in folding.left["4.weight"] and not folding.targets
+    with torch.no_grad():  # a kernel that gives each position the same
+        model[3].weight.copy_(model[3].weight[:, :, :1, :1].expand(-1, -1, 2, 2))
+    folded, folding = fold_constants(model, result, IMAGES)
+    assert folding.targets == {"4.weight": "4.bias"} and far(folded, model) < 1e-9
 
 
 def test_borders_do_not_hide_in_a_pooling_that_counts_its_padding():

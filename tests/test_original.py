@@ -541,6 +541,19 @@ def test_transposed_convolutions_in_the_originals_form():
     assert difference(outputs(again.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
 
 
+def test_depthwise_transposed_convolutions_in_the_originals_form():
+    up = nn.ConvTranspose2d(8, 8, 2, 2, groups=8)
+    model = randomize(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), up, nn.Conv2d(8, 2, 1))).eval()
+    pruner = SlimPruner(model, trace(model, PICTURE))
+    entries = {entry["name"]: entry for entry in pruner.run(0.5)}
+    assert entries["2"]["in_channels_keep_idxes"] == entries["2"]["out_channels_keep_idxes"]
+    assert pruner.pruned_model[2].groups == pruner.pruned_model[2].out_channels == 4
+    again = SlimPruner(model)
+    again.apply_pruning_result(list(entries.values()))
+    assert again.result == pruner.result
+    assert difference(outputs(again.pruned_model, PICTURE), outputs(zeroed(model, pruner.result), PICTURE)) < 1e-5
+
+
 def test_a_width_that_the_network_itself_holds_has_no_words():
     class Own(nn.Module):
         def __init__(self):

@@ -146,6 +146,14 @@ def test_the_file_says_one_thing_a_line(schema):
     assert sum('"width"' in line for line in lines) == len(schema.groups)
 
 
+def test_a_depthwise_transposed_layer_writes_what_it_reads():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), nn.Conv2d(8, 5, 1))
+    found = trace(model, torch.rand(2, 3, 8, 8))
+    assert '"1": {"in": "0", "out": "0", "groups": 8, "transposed": true}' in dumps(found)
+    assert plain(loads(dumps(found))) == plain(found)
+    assert found.axes(model)["1.weight"].keys() == {0}
+
+
 def test_names_of_modules_that_mean_something_in_an_expression():
     net = nn.Sequential()
     net.add_module("a*2", nn.Conv2d(3, 4, 1))

@@ -55,7 +55,48 @@ case(
 case("depthwise on the input", 0, lambda m, x: m.head(pool(m.a(x))), a=conv(3, 6, groups=3), head=head(6))
 after("transposed convolution", 14, lambda m, y: m.b(y), 6, b=of(nn.ConvTranspose2d, 8, 6, 2, 2))
 after("transposed convolution, grouped", None, lambda m, y: m.b(y), 6, b=of(nn.ConvTranspose2d, 8, 6, 2, 2, groups=2))
-after("transposed convolution, depthwise", None, lambda m, y: m.b(y), 8, b=of(nn.ConvTranspose2d, 8, 8, 2, 2, groups=8))
+after("transposed convolution, depthwise", 8, lambda m, y: m.b(y), b=of(nn.ConvTranspose2d, 8, 8, 2, 2, groups=8))
+after(
+    "transposed convolution, depthwise with multiplier",
+    0,
+    lambda m, y: m.b(y),
+    16,
+    b=of(nn.ConvTranspose2d, 8, 16, 2, 2, groups=8),
+)
+after(
+    "transposed convolution, depthwise and residual, whose widths are sizes",
+    8,
+    lambda m, y: (m.b(y) + y).view(2, m.b.out_channels, -1) + y.view(2, m.b.in_channels, -1),
+    b=of(nn.ConvTranspose2d, 8, 8, 3, 1, 1, groups=8, bias=False),
+)
+after(
+    "transposed convolution, depthwise with a kernel that is no layer's",
+    8,
+    lambda m, y: F.conv_transpose2d(y, m.kernel, stride=2, groups=y.shape[1]),
+    kernel=lambda: torch.rand(8, 1, 2, 2),
+)
+after(
+    "transposed convolution, depthwise with a constant number of groups",
+    0,
+    lambda m, y: F.conv_transpose2d(y, m.kernel, stride=2, groups=8),
+    kernel=lambda: torch.rand(8, 1, 2, 2),
+)
+after(
+    "transposed convolution, depthwise and weight norm",
+    8,
+    lambda m, y: m.b(y),
+    b=lambda: parametrizations.weight_norm(nn.ConvTranspose2d(8, 8, 2, 2, groups=8)),
+)
+case(
+    "transposed convolution, 1d and depthwise",
+    14,
+    lambda m, x: m.head(m.c(m.b(m.a(x).relu())).mean(2)),
+    a=of(nn.ConvTranspose1d, 3, 8, 3),
+    b=of(nn.ConvTranspose1d, 8, 8, 2, 2, groups=8),
+    c=of(nn.ConvTranspose1d, 8, 6, 3),
+    head=head(6),
+    example=image(3, 16),
+)
 case(
     "conv1d",
     14,

@@ -110,6 +110,46 @@ for _name, _pool in {
         layer=lambda layer=_pool: layer,
         example=image(3, 16),
     )
+after("unpooled", 8, lambda m, y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2))
+after(
+    "unpooled to another layer's places",
+    16,
+    lambda m, y: (parts := F.max_pool2d(m.b(y), 2, return_indices=True), F.max_unpool2d(m.c(parts[0]), parts[1], 2))[1],
+    b=conv(8, 8),
+    c=conv(8, 8),
+)
+after(
+    "unpooled to places of the input",
+    0,
+    lambda m, y: F.max_unpool2d(
+        m.pool(y), F.max_pool2d(torch.ones(2, 8, 8, 8), 2, return_indices=True)[1].to(y.device), 2
+    ),
+    pool=of(nn.MaxPool2d, 2),
+)
+case(
+    "unpooled 1d",
+    8,
+    lambda m, x: m.head(F.max_unpool1d(*F.max_pool1d(m.a(x), 2, return_indices=True), 2).mean(2)),
+    a=of(nn.Conv1d, 3, 8, 1),
+    head=head(8),
+    example=image(3, 16),
+)
+case(
+    "unpooled 3d",
+    8,
+    lambda m, x: m.head(F.max_unpool3d(*F.max_pool3d(m.a(x), 2, return_indices=True), 2).mean((2, 3, 4))),
+    a=of(nn.Conv3d, 3, 8, 1),
+    head=head(8),
+    example=image(3, 4, 4, 4),
+)
+case(
+    "unpooling over channels",
+    0,
+    lambda m, x: m.head(F.max_unpool2d(*F.max_pool2d(m.a(x), (2, 1), return_indices=True), (2, 1)).mean(2)),
+    a=of(nn.Conv1d, 3, 8, 1),
+    head=head(8),
+    example=image(3, 16),
+)
 case(
     "pooling over channels",
     None,

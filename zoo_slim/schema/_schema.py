@@ -65,6 +65,16 @@ class Layer:
         """Whether it is a convolution whose groups go with its inputs, one each."""
         return self.inputs is not None and len(self.inputs) == self.groups > 1
 
+    @property
+    def reads(self) -> int:
+        """The axis of its weight that reads channels; of a depthwise one, it has one position and reads none."""
+        return 1 - self.writes
+
+    @property
+    def writes(self) -> int:
+        """The axis of its weight that writes channels: 1 of a transposed convolution that is not depthwise, else 0."""
+        return int(self.transposed and not self.depthwise)
+
 
 @dataclass(frozen=True)
 class PruningSchema:
@@ -195,13 +205,12 @@ class PruningSchema:
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 raise SchemaError(f"layer {name!r} of the schema is a {type(module).__name__} without a weight matrix")
             _check_layer(name, layer, module)
-            reads, writes = (0, 1) if layer.transposed else (1, 0)
             if layer.outputs is not None:
-                _put(axes, f"{name}.weight", writes, layer.outputs, weight, "out")
+                _put(axes, f"{name}.weight", layer.writes, layer.outputs, weight, "out")
                 if isinstance(bias, Tensor):
                     _put(axes, f"{name}.bias", 0, layer.outputs, bias, "out")
             if layer.inputs is not None and layer.groups == 1:
-                _put(axes, f"{name}.weight", reads, layer.inputs, weight, "in")
+                _put(axes, f"{name}.weight", layer.reads, layer.inputs, weight, "in")
             elif layer.inputs is not None and weight.shape[1] > 1:
                 if len(layer.inputs) % layer.groups:
                     raise SchemaError(f"{name}: {len(layer.inputs)} inputs do not divide into {layer.groups} groups")

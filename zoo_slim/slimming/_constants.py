@@ -48,7 +48,8 @@ class Reader:
         constant: which of them emit a constant, bool ``[R]``.
         shift: what these add to each output channel, float64 ``[O]``; away from padded borders.
         at_borders: whether they add something else near the borders.
-        strided: whether it is a transposed convolution with a stride, whose neighbouring outputs see other taps.
+        strided: whether it is a transposed convolution with a stride, whose neighbouring outputs see other taps, or
+            reads what one that is depthwise made uneven.
         norm: the name of a running mean, where all that uses the output is one BatchNorm with that mean.
     """
 
@@ -150,6 +151,7 @@ class _Watch(TorchFunctionMode):
         self._kept = result.kept
         self._outputs: dict[int, tuple[Tensor, Reader, list[str | None]]] = {}
         self._norms: dict[str, int] = {}
+        self._upsampled = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -191,6 +193,11 @@ class _Watch(TorchFunctionMode):
         kept = self._kept.get(name, {}).get(0 if transposed else 1)
         if kept is None:
             return
+        stride = _argument(args, kwargs, 3, "stride") if transposed else None
+        strided = any(step > 1 for step in (stride if isinstance(stride, Sequence) else [stride or 1]))
+        if transposed and _argument(args, kwargs, 6, "groups") not in (None, 1):
+            self._upsampled |= strided
+            return  # what a depthwise one, the only kind with groups, has lost of its inputs, its outputs have lost too
         axis = x.ndim + channels
         present = torch.zeros(x.shape[axis], dtype=torch.bool)
         rows = kept.reshape(-1, kept.shape[-1])
@@ -210,8 +217,9 @@ class _Watch(TorchFunctionMode):
 
         values = sample.movedim(axis, 0).index_select(0, removed)
         unknown = torch.zeros(len(removed), dtype=torch.bool)
-        stride = _argument(args, kwargs, 3, "stride") if transposed else None
-        strided = any(step > 1 for step in (stride if isinstance(stride, Sequence) else [stride or 1]))
+        if self._upsampled:
+            flat = values.reshape(len(values), -1)
+            strided |= bool((flat.amax(1) - flat.amin(1) > _ROUNDING * (1 + flat.abs().amax(1))).any())
         reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown, strided=strided)
         self.readers.append(reader)
         self._outputs[id(output)] = (output, reader, [])

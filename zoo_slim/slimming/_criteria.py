@@ -67,8 +67,7 @@ def _weight_norm(model: nn.Module, schema: PruningSchema, order: float) -> Score
         if layer.outputs is None:
             continue
         weight = tensors[f"{name}.weight"].detach().cpu().double()
-        weight = weight.movedim(1, 0) if layer.transposed else weight
-        power = weight.abs().pow(order).flatten(1).mean(1).numpy()
+        power = weight.movedim(layer.writes, 0).abs().pow(order).flatten(1).mean(1).numpy()
         present = layer.outputs >= 0
         check_finite(name, power[present])
         np.add.at(total, layer.outputs[present], power[present])
@@ -108,7 +107,7 @@ def taylor(model: nn.Module, schema: PruningSchema) -> Scores:
     read, unknown = np.zeros(schema.channels, dtype=bool), np.zeros(schema.channels, dtype=bool)
     any_gradient = False
     for name, layer in schema.layers.items():
-        axis = 0 if layer.transposed else 1
+        axis = layer.reads
         channels = axes.get(f"{name}.weight", {}).get(axis)
         if channels is None:
             continue

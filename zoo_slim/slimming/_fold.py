@@ -120,7 +120,7 @@ def _targets(
         if not any(reader.constant.any() for reader in calls):
             left[weight] = "what it reads of removed channels is not constant"
         elif calls[0].strided and calls[0].at_borders:
-            left[weight] = "it is a strided transposed convolution, which adds something else from position to position"
+            left[weight] = "a strided transposed convolution adds something else from position to position"
         elif any((call.bias or call.norm) != target or not _same(call.shift, calls[0].shift) for call in calls):
             left[weight] = "it is called several times, on different constants"
         elif target is None:

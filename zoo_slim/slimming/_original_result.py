@@ -76,11 +76,12 @@ def _wordless(what: str) -> SlimmingError:
 
 def _axes(module: nn.modules.conv._ConvNd) -> tuple[int, int]:
     """The axes of the weight for output and input channels."""
-    return (1, 0) if module.transposed else (0, 1)
+    return (1, 0) if module.transposed and not _depthwise(module) else (0, 1)
 
 
 def _depthwise(module: nn.modules.conv._ConvNd) -> bool:
-    return module.groups == module.in_channels > 1 and not module.transposed
+    several = module.transposed and module.out_channels != module.groups
+    return module.groups == module.in_channels > 1 and not several
 
 
 def from_original(entries: Sequence[dict[str, Any]], model: nn.Module, prefix: str = "") -> PruningResult:
@@ -121,7 +122,7 @@ def from_original(entries: Sequence[dict[str, Any]], model: nn.Module, prefix: s
         elif isinstance(module, _CONV):
             after, before = _axes(module)
             put(f"{name}.weight", after, entry, "out_channels_keep_idxes", module.weight.shape[after])
-            if isinstance(module.bias, Tensor) and (module.groups == 1 or not module.transposed):
+            if isinstance(module.bias, Tensor) and module.weight.shape[after] == module.out_channels:
                 put(f"{name}.bias", 0, entry, "out_channels_keep_idxes", module.out_channels)
             if _depthwise(module):
                 groups[str(name)] = len(entry["out_channels_keep_idxes"]) * module.groups // module.out_channels

@@ -184,10 +184,9 @@ def _reads(schema: PruningSchema, model: nn.Module, dead: Keep) -> dict[str, tup
     axes = schema.axes(model)
     found = {}
     for name, layer in schema.layers.items():
-        axis = 0 if layer.transposed else 1
-        channels = axes.get(f"{name}.weight", {}).get(axis)
+        channels = axes.get(f"{name}.weight", {}).get(layer.reads)
         if channels is not None and lookup[channels].any():
-            found[f"{name}.weight"] = (axis, lookup[channels])
+            found[f"{name}.weight"] = (layer.reads, lookup[channels])
     return found
 
 

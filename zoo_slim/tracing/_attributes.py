@@ -93,9 +93,10 @@ def _known(kind: type) -> set[str]:
 def _follow_layer(module: nn.Module, state: TraceState) -> None:
     """The widths that torch's layers know, which follow from their weights."""
     if isinstance(module, _ConvNd):
-        writes = int(module.transposed)
-        places = {"out_channels": writes, "in_channels": 1 - writes} if module.groups == 1 else {}
-        places |= {} if module.transposed else {"out_channels": 0}
+        writes = int(module.transposed and module.groups == 1)
+        places = {"out_channels": writes}
+        if module.groups == 1 or module.transposed:
+            places["in_channels"] = int(not module.transposed)
     elif isinstance(module, nn.Linear):
         places = {"out_features": 0, "in_features": 1}
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):

@@ -58,8 +58,9 @@ def _grouped(state: TraceState, call: Call) -> list[Ids]:
     channels_in, channels_out = source.shape[1], call.out.shape[1]
     inputs = state.flat(state.along(source, 1), source.shape, 1) or [np.zeros(channels_in, dtype=np.int64)]
     depthwise, asked = groups == channels_in, state.context.groups
-    if call["transposed"] or len(inputs) != 1:
-        state.freeze_all([source, weight], "a grouped convolution whose inputs stay, or are transposed")
+    known = not call["transposed"] or (depthwise and channels_out == groups)
+    if not known or len(inputs) != 1:
+        state.freeze_all([source, weight], "a grouped convolution whose inputs stay, or that is transposed")
         return []
     given = inputs[0]
     if isinstance(asked, Dim) and not depthwise:
@@ -259,6 +260,20 @@ def spatial(state: TraceState, call: Call) -> None:
         state.freeze_all([other], "where samples are taken")
     for out in call.outputs:
         state.set(out, [Factor(factor.ids) for factor in state.label(source) if not moved & support(factor)])
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooling(state: TraceState, call: Call) -> None:
+    """Values put back where a pooling took maxima from: its channels are those of the values."""
+    tensors = call["self"], call["indices"]
+    moved = set(range(call.out.ndim - int(call.op._schema.name[-2]), call.out.ndim))
+    for tensor in tensors:
+        for factor in state.label(tensor):
+            if moved & support(factor):
+                state.freeze(factor, "unpooled positions")
+    labels = [tuple(factor for factor in state.label(tensor) if not moved & support(factor)) for tensor in tensors]
+    joined = join(state, labels, [tensor.shape for tensor in tensors], "places of maxima")
+    state.set(call.out, [Factor(factor.ids) for factor in joined])
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")

@@ -65,22 +65,22 @@ def schema_of(model: nn.Module, trace: Trace, architecture: str | None = None) -
         if isinstance(weight, nn.Parameter) and weight.ndim >= 2 and hasattr(module, "bias") and name:
             places = axes.get(key, {})
             bias = axes.get(names.get("bias", ""), {}).get(0)
-            transposed = bool(getattr(module, "transposed", False))
-            reads, writes = (0, 1) if transposed else (1, 0)
-            outputs, inputs, count = places.get(writes), places.get(reads), 1
+            layer = Layer(transposed=bool(getattr(module, "transposed", False)))
             if key in calls:
-                call = calls[key]
-                count, inputs = call.groups, renumber[call.inputs]
-                inputs = inputs if (inputs >= 0).any() else None
+                layer = replace(layer, inputs=renumber[calls[key].inputs], groups=calls[key].groups)
+            else:
+                layer = replace(layer, inputs=places.get(layer.reads))
+            inputs, outputs = layer.inputs, places.get(layer.writes)
+            inputs = None if inputs is None or (inputs < 0).all() else inputs
             same_bias = (bias is None) == (outputs is None or "bias" not in names) and (
                 bias is None or outputs is None or np.array_equal(bias, outputs)
             )
             same_bias &= set(axes.get(names.get("bias", ""), {})) <= {0}
             known = isinstance(module, (_ConvNd, nn.Linear)) or (
-                (key, writes) not in trace.reads and (inputs is None or (key, reads) in trace.reads)
+                (key, layer.writes) not in trace.reads and (inputs is None or (key, layer.reads) in trace.reads)
             )
             if known and places and same_bias and (inputs is not None or outputs is not None) and set(places) <= {0, 1}:
-                layers[name] = Layer(inputs, outputs, count, transposed)
+                layers[name] = replace(layer, inputs=inputs, outputs=outputs)
                 parameters.pop(key, None)
                 parameters.pop(names.get("bias", ""), None)
         elif isinstance(weight, nn.Parameter) and weight.ndim == 1 and key in axes and name:
