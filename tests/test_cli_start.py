@@ -64,6 +64,42 @@ def test_version_and_unknown_command():
 COMMAND = [sys.executable, "-m", "zoo_slim.cli", "list", "resnet*"]
 
 
+def in_folder(folder, *words, **environment):
+    """Run ``zoo-slim WORDS`` there, as the installed script: without that folder in the path."""
+    code = [sys.executable, "-I", "-c", "from zoo_slim.cli import main; main()"]
+    return subprocess.run(
+        [*code, *words], capture_output=True, text=True, cwd=folder, env={**os.environ, **environment}
+    )
+
+
+def test_a_module_of_ones_own_is_imported(tmp_path):
+    (tmp_path / "my_nets.py").write_text(
+        "import torch, zoo_slim\n\n\n@zoo_slim.register('my_only_net', input_size=(3, 8, 8))\n"
+        "def my_only_net(width: int = 8):\n    return torch.nn.Conv2d(3, width, 1)\n"
+    )
+    assert in_folder(tmp_path, "list", "my_only*").stdout.count("my_only_net") == 0
+    for words, environment in ((["--import", "my_nets"], {}), ([], {"ZOO_SLIM_IMPORT": "my_nets"})):
+        done = in_folder(tmp_path, *words, "list", "my_only*", **environment)
+        assert (done.returncode, done.stderr) == (0, "") and "my_only_net" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "--import nets.mine: there is no such module, here or installed"),
+        ("import not_there_at_all", "--import nets.mine: it needs the module 'not_there_at_all', which is missing"),
+        ("def (:", "--import nets.mine: SyntaxError: "),
+        ("1 / 0", "--import nets.mine: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(tmp_path, text, said):
+    (tmp_path / "nets").mkdir()
+    if text is not None:
+        (tmp_path / "nets" / "mine.py").write_text(text)
+    done = in_folder(tmp_path, "--import", "nets.mine", "list")
+    assert done.returncode == 1 and f"zoo-slim: {said}" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_any_encoding_will_do():
     code = "from zoo_slim.cli import main; import sys, typer; sys.argv[1:] = ['--version']"
     code += "; typer.echo = lambda text: print(chr(215), text); main()"

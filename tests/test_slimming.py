@@ -132,8 +132,9 @@ def test_budgets_are_met_and_tight(kind, share, absolute):
 
 def test_a_budget_that_is_already_met_removes_nothing():
     model = chain(8)
-    for options in ({"params": count_params(model)}, {"macs": 10**12}):
-        assert slim(model, **options, example_input=IMAGE, criterion="l1")[1] == PruningResult()
+    for options, unit in (({"params": count_params(model)}, "parameters"), ({"macs": 10**12}, "MACs")):
+        with pytest.warns(UserWarning, match=f"nothing was removed from this .* {unit} are within the budget of"):
+            assert slim(model, **options, example_input=IMAGE, criterion="l1")[1] == PruningResult()
 
 
 def test_macs_by_hand():
@@ -157,6 +158,7 @@ def test_macs_by_hand():
         ({"params": float("nan")}, "params=nan"),
         ({"macs": float("inf")}, "macs=inf"),
         ({"params": 0}, "params=0"),
+        ({"params": 1.0}, "params=1.0"),
         ({"macs": -5}, "macs=-5"),
         ({"params": True}, "params=True"),
         ({"params": "0.5"}, "params='0.5'"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zoo_slim import tracing as tracing
     from zoo_slim import training as training
     from zoo_slim._errors import ZooSlimError as ZooSlimError
+    from zoo_slim.checkpoint import new_head as new_head
     from zoo_slim.checkpoint import save as save
     from zoo_slim.hub import push_to_hub as push_to_hub
     from zoo_slim.listing import list_models as list_models
@@ -51,6 +52,7 @@ _HOMES = {
     "fold_constants": "slimming",
     "list_models": "listing",
     "load": "loading",
+    "new_head": "checkpoint",
     "push_to_hub": "hub",
     "recalibrate": "slimming",
     "register": "registry",

@@ -7,6 +7,7 @@ finds checkpoints by name.
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord, describe_base
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX
+from zoo_slim.checkpoint._head import new_head
 from zoo_slim.checkpoint._load import load_folder, read_config, variants
 from zoo_slim.checkpoint._origin import Origin, attach_origin, origin_of
 from zoo_slim.checkpoint._result_file import read_result, write_result
@@ -24,6 +25,7 @@ __all__ = [
     "attach_origin",
     "describe_base",
     "load_folder",
+    "new_head",
     "origin_of",
     "read_config",
     "read_result",

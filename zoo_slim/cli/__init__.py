@@ -1,5 +1,6 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
+import importlib
 import io
 import os
 import sys
@@ -45,8 +46,33 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+def _import(modules: list[str]) -> None:
+    """Import what registers architectures; the present folder is searched, too, as by ``python -m``."""
+    if modules:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise ZooSlimError(f"--import {name}: it needs the module {error.name!r}, which is missing") from error
+            raise ZooSlimError(f"--import {name}: there is no such module, here or installed") from error
+        except Exception as error:
+            raise ZooSlimError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
 @app.callback()
 def _start(
+    modules: Annotated[
+        list[str],
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            envvar="ZOO_SLIM_IMPORT",
+            callback=_import,
+            help="Import a module of yours that registers architectures; may be repeated.",
+        ),
+    ] = [],  # noqa: B006  # typer copies it
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,

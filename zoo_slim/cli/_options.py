@@ -104,6 +104,6 @@ def parse_count(text: str, option: str) -> int | float:
         value = float(text[:-1] if suffix else text) * (suffix or 1)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1e18:
+    if not 0 < value < 1e18 or value == 1:
         raise typer.BadParameter(f"{option} takes a number such as 2.5M, or a share such as 0.25, not {text!r}")
     return value if value < 1 else round(value)

@@ -133,6 +133,9 @@ def finetune(
     output: Output,
     settings: Settings,
     pruned: Pruned = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="For other classes: a last layer for those of the data set, untrained.")
+    ] = False,
     teacher: Teacher = None,
     teacher_pruned: TeacherPruned = None,
     image_size: ImageSize = None,
@@ -150,6 +153,7 @@ def finetune(
         _data(dataset, data, image_size, download),
         settings,
         output,
+        new_head=new_head,
         teacher=_teacher_folder(teacher, teacher_pruned),
         resume=resume,
         dtype=save_dtype,

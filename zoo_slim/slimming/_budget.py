@@ -34,12 +34,14 @@ class Budget:
     """
 
     def __init__(self, model: nn.Module, limit: int | float, unit: str, example: Example) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, (int, float, np.number)) or not 0 < limit < math.inf:
+        number = isinstance(limit, (int, float, np.number)) and not isinstance(limit, bool)
+        if not number or not 0 < limit < math.inf or limit == 1:
             raise SlimmingError(
                 f"{unit}={limit!r} is no budget: give a number to keep at most, such as 2_000_000, "
                 "or a share below 1 of what there is, such as 0.5"
             )
         self._macs, self._example = unit == "macs", example
+        self._unit = "MACs" if self._macs else "parameters"
         self._network = meta_copy(model)
         try:
             self._whole = self._cost(PruningResult())
@@ -51,6 +53,10 @@ class Budget:
     def allows(self, result: PruningResult) -> bool:
         """Whether the network that the result gives costs no more."""
         return self._cost(result) <= self._target
+
+    def idle(self) -> str:
+        """Say that the network as it is meets the budget."""
+        return f"its {self._whole:,.0f} {self._unit} are within the budget of {self._target:,.0f}"
 
     def smallest(self, attempt: Callable[[float], PruningResult]) -> PruningResult:
         """The result of the smallest ratio that the budget allows.
@@ -64,7 +70,7 @@ class Budget:
         best = attempt(high)
         if not self.allows(best):
             raise SlimmingError(
-                f"a budget of {self._target:,.0f} {'MACs' if self._macs else 'parameters'} cannot be met: of "
+                f"a budget of {self._target:,.0f} {self._unit} cannot be met: of "
                 f"{self._whole:,.0f}, {self._cost(best):,.0f} are left when every group is at its minimum. Raise the "
                 "budget, lower the minimum (minimum, --minimum), let groups "
                 "with ratios of their own lose more, or let whole residual blocks go "

@@ -81,7 +81,7 @@ def slim(
     Warns:
         UserWarning: clearly fewer channels went than ``ratio`` asks for: less than 9/10 of them, 2/3 with a rounding;
             or groups stay whole, as the network would not run without channels of them, or compute with other numbers,
-            or lose nothing for a ratio of their own.
+            or lose nothing for a ratio of their own; or nothing goes, as the network meets the budget.
 
     Raises:
         SlimmingError: contradictory arguments, a model that cannot be traced, a block that cannot be removed, a
@@ -124,6 +124,8 @@ def slim(
             "channels that stay, or the ratio is less than one channel, or minimum and rounding keep them",
             stacklevel=2,
         )
+    if budget is not None and not result.kept and not result.removed:
+        warnings.warn(f"nothing was removed from this {type(model).__name__}: {budget.idle()}", stacklevel=2)
     if share and ratio != "auto":
         rest = without(schema, result.removed)
         present = present_channels(rest, probe)

@@ -101,6 +101,7 @@ def finetune(
     settings: Settings,
     folder: str | Path,
     *,
+    new_head: bool = False,
     teacher: str | Path | None = None,
     resume: bool = False,
     dtype: str | None = None,
@@ -113,6 +114,7 @@ def finetune(
         data: as in `train`.
         settings: as in `train`.
         folder: as in `train`.
+        new_head: begin with random weights for the classes of the data set, see `zoo_slim.new_head`.
         teacher: as in `train`; the sparse parent of a slim network for instance.
         resume: as in `train`.
         dtype: as in `train`.
@@ -121,10 +123,15 @@ def finetune(
     Returns:
         The folder of the fine-tuned slim checkpoint, ``model/`` in ``folder``.
     """
+    from zoo_slim import checkpoint
+
     enter(settings, dtype)
     target = _target(folder)
     model = load_network(source)
     dataset = read(data, model)
+    if new_head:
+        seed_everything(settings.seed)
+        model = checkpoint.new_head(model, dataset.classes)
     check_classes(model, dataset)
     check_outputs(model, dataset, source)
     before = training_of(model)

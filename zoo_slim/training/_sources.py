@@ -157,6 +157,7 @@ def compare_classes(classes: Sequence[str], dataset: Dataset, role: str = "model
         raise TrainingError(
             f"the {role} tells {len(classes)} classes apart, {dataset.name} has {len(theirs)}; "
             "choose the data set that it was trained for"
+            + ("" if role == "teacher" else ", or finetune with --new-head")
         )
     first = next(n for n, (ours, other) in enumerate(zip(classes, theirs, strict=True)) if ours != other)
     differ = f"class {first} of the {role} is {classes[first]!r}, of {dataset.name} {theirs[first]!r}"
