@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from block_networks import IMAGES as BLOCK_IMAGES
+from block_networks import Block, Net
 from torch import nn
 
 from zoo_slim import SlimPruner, find_cliff, slim, trace
 from zoo_slim._errors import SchemaError, SlimmingError
 from zoo_slim.cli._scales import scales_report
 from zoo_slim.pictures import sorted_scales
+from zoo_slim.slimming import randomize
 
 IMAGES = torch.rand(2, 3, 8, 8)
 
@@ -146,3 +149,27 @@ def test_a_group_with_a_ratio_of_its_own_does_not_count():
     _, second = schema.groups
     own = replace(schema, groups={**schema.groups, second: replace(schema.groups[second], ratio=0.5)})
     assert find_cliff(model, schema=own).ratio == 0.5
+
+
+def test_auto_looks_at_what_blocks_leave():
+    model = randomize(Net(Block(width=64), Block(width=32)))
+    with torch.no_grad():
+        for norm in (model.stem[1], *(block.outer[1] for block in model.blocks)):
+            norm.weight.fill_(1)
+        model.blocks[0].inner[1].weight[4:] = 0
+        model.blocks[1].inner[1].weight.copy_(torch.linspace(0.5, 1.5, 32))
+    alone, _ = slim(model, ratio=0.0, remove_blocks=["blocks.0"], example_input=BLOCK_IMAGES)
+    expected, _ = slim(alone, ratio="auto", example_input=BLOCK_IMAGES)
+    left = expected.blocks[1].inner[0].out_channels
+    assert 24 < left < 32 and find_cliff(model, example_input=BLOCK_IMAGES).ratio > 0.5
+    for blocks in (["blocks.0"], 1):
+        small, result = slim(
+            model, ratio="auto", remove_blocks=blocks, criterion="bn_scale", example_input=BLOCK_IMAGES
+        )
+        assert small.blocks[1].inner[0].out_channels == left and list(result.removed) == ["blocks.0"]
+    live = randomize(Net(Block(width=8), Block(width=8)))  # nothing can go before the cliff but what was named
+    with torch.no_grad():
+        for norm in (module for module in live.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight.fill_(1)
+    small, result = slim(live, ratio="auto", remove_blocks=["blocks.0"], example_input=BLOCK_IMAGES)
+    assert list(result.removed) == ["blocks.0"] and small.blocks[1].inner[0].out_channels == 8

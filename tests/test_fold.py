@@ -1,9 +1,11 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import zoo_slim.checkpoint
 from zoo_slim import fold_constants, slim, trace, verify
@@ -202,25 +204,67 @@ def test_padding_is_right_in_the_interior_only():
     assert (given - full).abs().max() > 1e-3
 
 
-def test_a_strided_transposed_convolution_is_left():
+def test_a_strided_transposed_convolution_gets_the_mean():
     model = sparse(
         nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.BatchNorm2d(8))
     )
-    _, result = slim(model, ratio=0.45, example_input=IMAGES)
-    _, folding = fold_constants(model, result, IMAGES)
-    assert "from position to position" in folding.left["3.weight"] and not folding.targets
+    plainly, result = slim(model, ratio=0.45, example_input=IMAGES)
+    folded, folding = fold_constants(model, result, IMAGES)
+    assert folding.uneven == folding.targets.keys() == {"3.weight"} and not folding.at_borders
+    assert far(folded, model) < far(plainly, model)
 
 
-def test_what_reads_behind_a_strided_depthwise_one_is_left():
-    parts = (cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), cnn(8, 5))
-    model = sparse(nn.Sequential(*parts))
-    _, result = slim(model, ratio=0.45, example_input=IMAGES)
+class Unpooled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)
+
+
+def upsampling() -> nn.Module:
+    return nn.ConvTranspose2d(8, 8, 2, 2, groups=8)
+
+
+@pytest.mark.parametrize(
+    "layer, channels",
+    [
+        (upsampling, 8),
+        (lambda: parametrizations.weight_norm(upsampling()), 8),
+        (Unpooled, 8),
+        (lambda: nn.PixelShuffle(2), 2),
+    ],
+)
+@pytest.mark.parametrize("betas", ["other", "zero"])
+def test_what_is_read_behind_an_upsampling_gets_the_mean(layer, channels, betas):
+    model = sparse(nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), layer(), cnn(channels, 5)))
+    if betas == "zero":  # what is removed shows nothing where the scales are 0, and something around that
+        with torch.no_grad():
+            model[1].bias.zero_()
+            model[1].weight[::2] = 1e-3
+    criterion = {2: lambda model, schema: np.array([0.0, 1.0])}.get(channels, "bn_scale")
+    _, result = slim(model, ratio=0.5, example_input=IMAGES, criterion=criterion, minimum=1)
+    assert 0 < len(result.kept["4.weight"][1]) < channels
     _, folding = fold_constants(model, result, IMAGES)
-    assert "from position to position" in folding.left["4.weight"] and not folding.targets
-    with torch.no_grad():  # a kernel that gives each position the same
+    assert folding.uneven == folding.targets.keys() == {"4.weight"} and not folding.at_borders
+
+
+def test_an_upsampling_that_gives_each_position_the_same_is_exact():
+    model = sparse(nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), upsampling(), cnn(8, 5)))
+    _, result = slim(model, ratio=0.45, example_input=IMAGES)
+    folded, folding = fold_constants(model, result, IMAGES)
+    assert folding.uneven and far(folded, model) > 1e-3
+    with torch.no_grad():
         model[3].weight.copy_(model[3].weight[:, :, :1, :1].expand(-1, -1, 2, 2))
     folded, folding = fold_constants(model, result, IMAGES)
-    assert folding.targets == {"4.weight": "4.bias"} and far(folded, model) < 1e-9
+    assert folding.targets == {"4.weight": "4.bias"} and not folding.uneven and far(folded, model) < 1e-9
+
+
+def test_means_come_closer_than_nothing():
+    for layer in (upsampling, Unpooled):
+        model = sparse(nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), layer(), cnn(8, 5)))
+        plainly, result = slim(model, ratio=0.45, example_input=IMAGES)
+        folded, _ = fold_constants(model, result, IMAGES)
+        with torch.no_grad():
+            errors = [(network(IMAGES) - model(IMAGES)).square().mean() for network in (folded, plainly)]
+        assert errors[0] < 0.9 * errors[1]
 
 
 def test_borders_do_not_hide_in_a_pooling_that_counts_its_padding():

@@ -302,3 +302,14 @@ def test_a_branch_that_is_a_layer_kept_no_channels():
     small, _ = slim(model, remove_blocks=["blocks.0.a"], example_input=IMAGES)
     widths = layer_widths(model, small)
     assert (widths["blocks.0.a"], widths["blocks.0.b"]) == ((0, 6), (6, 6))
+
+
+def test_pictures_show_the_channels_that_transposed_layers_write():
+    from zoo_slim.pictures import layer_widths
+
+    up, deep = nn.ConvTranspose2d(6, 8, 2, 2), nn.ConvTranspose2d(8, 8, 2, 2, groups=8)
+    model = randomize(nn.Sequential(up, deep, nn.ConvTranspose2d(8, 4, 1, groups=2)))
+    assert layer_widths(model, model) == {"0": (8, 8), "1": (8, 8), "2": (4, 4)}
+    model = randomize(nn.Sequential(up, deep, nn.Conv2d(8, 4, 1)))
+    small, _ = slim(model, ratio=0.5, criterion="l2", example_input=IMAGES)
+    assert layer_widths(model, small) == {"0": (4, 8), "1": (4, 8), "2": (4, 4)}

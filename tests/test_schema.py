@@ -12,10 +12,10 @@ from torch import nn
 
 from zoo_slim import apply_result, trace
 from zoo_slim._errors import SchemaError
-from zoo_slim.schema import PruningSchema, dumps, fingerprint, loads, read_schema, write_schema
+from zoo_slim.schema import Group, PruningSchema, dumps, fingerprint, loads, read_schema, write_schema
 from zoo_slim.schema._expression import format_channels, parse_channels
 from zoo_slim.slimming import result_from_keep, select, slim, verify
-from zoo_slim.slimming._select import rounded
+from zoo_slim.slimming._select import least, rounded
 
 NAMES = ["conv1", "0", "layer1.0.conv2", "a#2", "b c", "ü"]
 
@@ -220,6 +220,7 @@ def test_minimum():
     assert widths(edited(), RISING, 0.5) == (2, 12)  # the default: at least 2 of 8
     assert widths(edited(), RISING, 0.5, minimum=0.5) == (4, 12)
     assert widths(edited(), RISING, 0.5, minimum=3) == (3, 12)
+    assert [least(Group(100), share) for share in (0.29, 0.295, 0.57)] == [29, 29, 57]  # 100 * 0.29 is 28.999…
 
 
 def test_rounding():

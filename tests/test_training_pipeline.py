@@ -503,3 +503,31 @@ def test_a_network_without_scales_is_told_before_it_is_trained(data, tmp_path):
         assert not (tmp_path / "run").exists()
     finally:
         registry()._registered.pop("plain_perceptron")
+
+
+def test_images_in_memory_are_normalised_as_the_network_expects(tmp_path, data):
+    own, expected = data.load(), {"size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    given = data.load(expected)
+    assert (given.mean, given.std) == ((0.5,) * 3, (0.25,) * 3) != (own.mean, own.std)
+    register_tiny()
+    torch.manual_seed(0)
+    model = registry().find(TINY).build(num_classes=10).eval()
+    saved = save(model, tmp_path / "net", architecture=TINY, options={"num_classes": 10}, input=expected)
+    assert measure(saved, data, device="cpu")["loss"] == pytest.approx(evaluate(model, given)["loss"])
+    assert evaluate(model, own)["loss"] != pytest.approx(evaluate(model, given)["loss"])
+
+
+def test_training_on_from_a_checkpoint_says_what_was_before(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(_pipeline, "fit", lambda *arguments, **keywords: [{"seconds": 1.0}])
+    settings = dataclasses.replace(SETTINGS, epochs=3)
+    on = read_config(train(NAME, data, settings, tmp_path / "on", options=OPTIONS, start=trained)).training
+    tuned = read_config(finetune(trained, data, settings, tmp_path / "tuned")).training
+    assert on["before"] == tuned["before"] and [on["epochs"], *(step["epochs"] for step in on["before"])] == [3, 1]
+
+
+def test_a_summary_compares_accuracies_of_the_same_images(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run_all, "fit", lambda *arguments, **keywords: [{"seconds": 1.0}])
+    settings = dataclasses.replace(SETTINGS, limit=5)
+    summary = run_all(None, data, settings, settings, [0.5], tmp_path, base=trained)
+    expected = evaluate(load(f"local-dir:{trained}"), data.load().limited(5))["accuracy"]
+    assert summary["base"]["test_accuracy"] == read_config(summary["saved"]).base["test_accuracy"] == expected

@@ -28,10 +28,14 @@ def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, i
     widths = {}
     for name, module in original.named_modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            axis = 1 if getattr(module, "transposed", False) else 0
-            kept = modules[name].weight.shape[axis] if isinstance(modules.get(name), type(module)) else 0
-            widths[name] = (kept, module.weight.shape[axis])
+            kept = _outputs(modules[name]) if isinstance(modules.get(name), type(module)) else 0
+            widths[name] = (kept, _outputs(module))
     return widths
+
+
+def _outputs(layer: nn.Module) -> int:
+    rows, columns = layer.weight.shape[:2]
+    return columns * layer.groups if getattr(layer, "transposed", False) else rows
 
 
 def channels_kept(widths: Mapping[str, tuple[int, int]], title: str) -> "Figure":

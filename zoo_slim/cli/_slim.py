@@ -186,7 +186,8 @@ def slim(
         wanted = budget.get("ratio")
         if criterion == "bn_scale" or dry_run or picture:
             cliff = find_cliff(model, schema=groups, minimum=least, rounding=rounding)
-            if wanted == "auto" and cliff.ratio and original is None:
+            fewer = blocks not in (None, "dead")  # of the network without these, the cliff is another
+            if wanted == "auto" and cliff.ratio and original is None and not fewer:
                 budget["ratio"] = wanted = cliff.ratio
             scales = scales_report(cliff, wanted if isinstance(wanted, float) else None)
             if picture is not None:

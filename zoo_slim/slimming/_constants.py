@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo_slim._containers import tensors_in, with_tensors
 from zoo_slim.result import PruningResult, apply_result
@@ -28,6 +29,9 @@ _LAYERS: dict[Callable[..., Any], tuple[int, bool]] = {
 }
 """Functions ``(input, weight, bias, ...)``, linear in the input: its channel axis, and whether they are transposed."""
 
+_UNEVEN = frozenset({F.max_unpool1d, F.max_unpool2d, F.max_unpool3d, F.pixel_shuffle, F.pixel_unshuffle})
+"""Functions that make of channels which are the same everywhere ones that are not."""
+
 NODES = 7
 """Of the quadrature: 0 is among them."""
 
@@ -46,10 +50,12 @@ class Reader:
         values: what it read there, of one sample, float64 ``[R, ...]``.
         linear: maps such values to what they add to its output, float64 ``[O, positions]``.
         constant: which of them emit a constant, bool ``[R]``.
-        shift: what these add to each output channel, float64 ``[O]``; away from padded borders.
+        shift: what these add to each output channel, float64 ``[O]``: away from padded borders, or, if uneven, in the
+            mean.
         at_borders: whether they add something else near the borders.
-        strided: whether it is a transposed convolution with a stride, whose neighbouring outputs see other taps, or
-            reads what one that is depthwise made uneven.
+        uneven: whether they add something else from position to position, as the layer is a transposed convolution with
+            a stride, whose neighbouring outputs see other taps, or comes behind one, an unpooling or a shuffle of
+            pixels.
         norm: the name of a running mean, where all that uses the output is one BatchNorm with that mean.
     """
 
@@ -61,7 +67,7 @@ class Reader:
     constant: Tensor = field(repr=False)
     shift: Tensor | None = None
     at_borders: bool = False
-    strided: bool = False
+    uneven: bool = False
     norm: str | None = None
 
 
@@ -105,12 +111,15 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
         if [call.weight for call in calls] != [call.weight for call in readers]:
             return [], set()
         for place, call in enumerate(calls):
+            readers[place].uneven |= call.uneven
             constant = readers[place].constant.reshape(-1, *[1] * (call.values.ndim - 1))
             outputs[place] = outputs[place] + weight * call.linear(call.values * constant)
     for reader, output in zip(readers, outputs, strict=True):
         assert isinstance(output, Tensor)
-        reader.shift = output.median(1).values
-        reader.at_borders = bool(((output.amax(1) - output.amin(1)) > _ROUNDING * (1 + output.abs().amax())).any())
+        varies = bool(((output.amax(1) - output.amin(1)) > _ROUNDING * (1 + output.abs().amax())).any())
+        reader.uneven &= varies
+        reader.at_borders = varies and not reader.uneven
+        reader.shift = output.mean(1) if reader.uneven else output.median(1).values
     return readers, shared
 
 
@@ -151,7 +160,7 @@ class _Watch(TorchFunctionMode):
         self._kept = result.kept
         self._outputs: dict[int, tuple[Tensor, Reader, list[str | None]]] = {}
         self._norms: dict[str, int] = {}
-        self._upsampled = False
+        self._uneven = WeakIdKeyDictionary()  # tensors, as keys
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -161,14 +170,19 @@ class _Watch(TorchFunctionMode):
         if not isinstance(output, Tensor) and not tensors_in(output):
             return output  # a shape, say
         norm = self._norm_of(func, args, kwargs)
-        for tensor in tensors_in((args, dict(kwargs))):
+        inputs = tensors_in((args, dict(kwargs)))
+        strided = func in _LAYERS and _LAYERS[func][1] and _is_above_one(_argument(args, kwargs, 3, "stride"))
+        if strided or func in _UNEVEN or any(tensor in self._uneven for tensor in inputs):
+            for tensor in tensors_in(output):
+                self._uneven[tensor] = None
+        for tensor in inputs:
             if id(tensor) in self._outputs:
                 is_input = norm is not None and tensor is _argument(args, kwargs, 0, "input")
                 self._outputs[id(tensor)][2].append(norm if is_input else None)
         if norm is not None:
             self._norms[norm] = self._norms.get(norm, 0) + 1
         if func in _LAYERS:
-            self._note(func, args, kwargs, output)
+            self._note(func, args, kwargs, output, strided)
         return output
 
     def finish(self, outputs: Any) -> None:
@@ -186,17 +200,16 @@ class _Watch(TorchFunctionMode):
         mean = _argument(args, kwargs, 1 if func is F.batch_norm else 3, "running_mean")
         return self._names.get(id(mean))
 
-    def _note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def _note(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor, strided: bool
+    ) -> None:
         x, weight, bias = (_argument(args, kwargs, place, key) for place, key in enumerate(("input", "weight", "bias")))
         channels, transposed = _LAYERS[func]
         name = self._names.get(id(weight), "")
         kept = self._kept.get(name, {}).get(0 if transposed else 1)
         if kept is None:
             return
-        stride = _argument(args, kwargs, 3, "stride") if transposed else None
-        strided = any(step > 1 for step in (stride if isinstance(stride, Sequence) else [stride or 1]))
         if transposed and _argument(args, kwargs, 6, "groups") not in (None, 1):
-            self._upsampled |= strided
             return  # what a depthwise one, the only kind with groups, has lost of its inputs, its outputs have lost too
         axis = x.ndim + channels
         present = torch.zeros(x.shape[axis], dtype=torch.bool)
@@ -217,12 +230,16 @@ class _Watch(TorchFunctionMode):
 
         values = sample.movedim(axis, 0).index_select(0, removed)
         unknown = torch.zeros(len(removed), dtype=torch.bool)
-        if self._upsampled:
-            flat = values.reshape(len(values), -1)
-            strided |= bool((flat.amax(1) - flat.amin(1) > _ROUNDING * (1 + flat.abs().amax(1))).any())
-        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown, strided=strided)
+        flat = values.reshape(len(values), -1)
+        differs = bool((flat.amax(1) - flat.amin(1) > _ROUNDING * (1 + flat.abs().amax(1))).any())
+        uneven = strided or (differs and x in self._uneven)
+        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown, uneven=uneven)
         self.readers.append(reader)
         self._outputs[id(output)] = (output, reader, [])
+
+
+def _is_above_one(steps: int | Sequence[int] | None) -> bool:
+    return any(step > 1 for step in (steps if isinstance(steps, Sequence) else [steps or 1]))
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, key: str) -> Any:

@@ -29,6 +29,8 @@ class Folding:
         varying: how many were not, since what they emit is no constant: a gate that depends on the image scales them,
             or a layer without BatchNorm adds to them.
         at_borders: readers near whose borders less is right: they pad their input with zeros.
+        uneven: readers that got the mean of what differs from position to position: strided transposed convolutions,
+            and what is read behind one, an unpooling or a shuffle of pixels.
     """
 
     targets: Mapping[str, str]
@@ -36,6 +38,7 @@ class Folding:
     folded: int
     varying: int
     at_borders: frozenset[str]
+    uneven: frozenset[str] = frozenset()
 
     def record(self) -> dict[str, int]:
         """The counts, for a checkpoint's config: removed inputs folded and not, and layers that took constants."""
@@ -50,7 +53,8 @@ def fold_constants(
     A removed channel whose scale gamma is 0 still emitted ``act(beta)``: a constant, which is added to the bias of each
     layer that read it or, in front of a BatchNorm, subtracted from its running mean. In evaluation mode the slim
     network then equals the unmasked original, if each removed gamma is exactly 0; except near borders that a
-    convolution pads with zeros, where it had seen fewer of the constants.
+    convolution pads with zeros, where it had seen fewer of the constants, and where upsampling puts something else in
+    neighbouring positions, whose mean is folded.
 
     Where gamma is not 0 no constant is right. The one with the least squared error is the mean; it is taken over
     ``act(beta + gamma * z)`` with a normally distributed ``z``, which is what a BatchNorm is made to give (by
@@ -103,6 +107,7 @@ def fold_constants(
         sum(int(reader.constant.sum()) for reader in by_target.values()),
         sum(int((~reader.constant).sum()) for reader in readers),
         frozenset(reader.weight for reader in by_target.values() if reader.at_borders),
+        frozenset(reader.weight for reader in by_target.values() if reader.uneven),
     )
 
 
@@ -119,8 +124,6 @@ def _targets(
         target = calls[0].bias or calls[0].norm
         if not any(reader.constant.any() for reader in calls):
             left[weight] = "what it reads of removed channels is not constant"
-        elif calls[0].strided and calls[0].at_borders:
-            left[weight] = "a strided transposed convolution adds something else from position to position"
         elif any((call.bias or call.norm) != target or not _same(call.shift, calls[0].shift) for call in calls):
             left[weight] = "it is called several times, on different constants"
         elif target is None:

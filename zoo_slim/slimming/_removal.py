@@ -154,7 +154,7 @@ class Removal:
 
 
 def without(schema: PruningSchema, removed: Iterable[str]) -> PruningSchema:
-    """The schema of the network without these modules. Channels keep their numbers."""
+    """The schema of the network without these modules, without a fingerprint. Channels keep their numbers."""
     removed = list(removed)
 
     def stays(name: str) -> bool:
@@ -162,6 +162,7 @@ def without(schema: PruningSchema, removed: Iterable[str]) -> PruningSchema:
 
     return replace(
         schema,
+        fingerprint=None,
         layers={name: layer for name, layer in schema.layers.items() if stays(name)},
         norms={name: channels for name, channels in schema.norms.items() if stays(name)},
         parameters={name: places for name, places in schema.parameters.items() if stays(name)},

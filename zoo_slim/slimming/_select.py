@@ -61,7 +61,7 @@ def rounded(keep: int, width: int, rounding: str) -> int:
 
 def least(group: Group, minimum: int | float) -> int:
     """How many channels of a group stay whatever the ratio: its own minimum, or else the one that was given."""
-    least = minimum if isinstance(minimum, (int, np.integer)) else max(int(group.width * minimum), 2)
+    least = minimum if isinstance(minimum, (int, np.integer)) else max(int(group.width * minimum + 1e-9), 2)
     return min(group.width, max(1, group.minimum if group.minimum is not None else least))
 
 

@@ -16,7 +16,7 @@ from zoo_slim._networks import unwrap
 from zoo_slim.result import PruningResult, apply_result
 from zoo_slim.schema import PruningSchema
 from zoo_slim.slimming._budget import MOST, Budget
-from zoo_slim.slimming._cliff import before_cliff
+from zoo_slim.slimming._cliff import before_cliff, find_cliff
 from zoo_slim.slimming._criteria import Criterion, Scores
 from zoo_slim.slimming._defaults import example_of, schema_for
 from zoo_slim.slimming._follow import fault_of, hold, unfollowed
@@ -105,8 +105,7 @@ def slim(
     removal = None if remove_blocks is None else Removal(model, probe, example_input)
     bounds: dict[str, Any] = {"minimum": minimum, "rounding": rounding, "allow_inexact": allow_inexact}
     while True:
-        share = before_cliff(model, schema, **bounds) if ratio == "auto" else ratio
-        result = _plan(schema, scores, ranks, share, budget, probe, removal, remove_blocks, bounds)
+        result = _plan(model, schema, scores, ranks, ratio, budget, probe, removal, remove_blocks, bounds)
         if (found := fault_of(result, probe, example_input)) is None:
             break
         held = unfollowed(schema, probe, example_input, lambda trial: select(trial, ranks, MOST, **bounds))
@@ -126,20 +125,21 @@ def slim(
         )
     if budget is not None and not result.kept and not result.removed:
         warnings.warn(f"nothing was removed from this {type(model).__name__}: {budget.idle()}", stacklevel=2)
-    if share and ratio != "auto":
+    if ratio and ratio != "auto":
         rest = without(schema, result.removed)
         present = present_channels(rest, probe)
         asked = (schema, scores) if remove_blocks == "dead" else (rest, np.where(present, scores, np.nan))
-        if short := shortfall(*asked, share, present, **bounds):
-            warnings.warn(f"ratio {share:g} of this {type(model).__name__}: {short}", stacklevel=2)
+        if short := shortfall(*asked, ratio, present, **bounds):
+            warnings.warn(f"ratio {ratio:g} of this {type(model).__name__}: {short}", stacklevel=2)
     return remove(model, result), result
 
 
 def _plan(
+    model: nn.Module,
     schema: PruningSchema,
     scores: Scores,
     ranks: Scores,
-    ratio: float | None,
+    ratio: float | Literal["auto"] | None,
     budget: Budget | None,
     probe: nn.Module,
     removal: Removal | None,
@@ -148,18 +148,22 @@ def _plan(
 ) -> PruningResult:
     """Which channels and blocks go: blocks by their scores, channels by their ranks. Arguments as `slim` makes them."""
 
-    def without_blocks(removed: Mapping[str, str], share: float) -> PruningResult:
+    def without_blocks(removed: Mapping[str, str], share: float | Literal["auto"]) -> PruningResult:
         rest = without(schema, removed)
+        if share == "auto":
+            share = find_cliff(model, schema=rest, **bounds).ratio if removed else before_cliff(model, rest, **bounds)
         left = np.where(present_channels(rest, probe), ranks, np.nan)
         return result_from_keep(probe, rest, select(rest, left, share, **bounds)).removing(removed)
 
-    def without_dead_blocks(removal: Removal, share: float) -> PruningResult:
+    def without_dead_blocks(removal: Removal, share: float | Literal["auto"]) -> PruningResult:
+        if share == "auto":
+            share = before_cliff(model, schema, **bounds)
         keep, _, unit_scores = by_threshold(schema, ranks, share, bounds["allow_inexact"])
         removed = removal.dead(schema, keep, unit_scores < np.inf)
         rest = without(schema, removed)
         return result_from_keep(probe, rest, select(schema, ranks, share, **bounds)).removing(removed)
 
-    attempt: Callable[[float], PruningResult] = partial(without_blocks, {})
+    attempt: Callable[[Any], PruningResult] = partial(without_blocks, {})
     if removal is not None:
         if remove_blocks == "dead":
             attempt = partial(without_dead_blocks, removal)

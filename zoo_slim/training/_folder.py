@@ -1,6 +1,7 @@
 """Images in one folder per class."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,7 +161,8 @@ class _View(torch.utils.data.Dataset):
         try:
             image = read_image(path, "RGB")
         except DataError as error:
-            return error  # what a worker raises comes with its traceback as the message
+            # Not raised: what a worker raises comes with its traceback as the message.
+            return DataError(f"{error}; with fewer images a run cannot go on: begin a new one")
         if self.seed is None:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
@@ -174,6 +176,11 @@ def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Any:
     return broken or torch.utils.data.default_collate(samples)
 
 
+def _ignore_sigterm(worker: int) -> None:
+    """A signal to all processes of a job is for the main one, which needs its workers to the end of the step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _load(view: _View, batches: list[list[int]], device: torch.device, workers: int) -> Iterator[Batch]:
     loader = torch.utils.data.DataLoader(
         view,
@@ -182,6 +189,7 @@ def _load(view: _View, batches: list[list[int]], device: torch.device, workers: 
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_ignore_sigterm,
     )
     for batch in loader:
         if isinstance(batch, DataError):

@@ -90,7 +90,8 @@ def train(
     guide, guide_sha256 = _teacher(teacher, dataset)
     check_forward(model, dataset, architecture, settings)
     lines = fit(model, dataset, settings, folder, resume, identity=identity, teacher=guide)
-    training = provenance(dataset, settings, lines, command, guide_sha256)
+    before = training_of(source) if source is not None else {}
+    training = provenance(dataset, settings, lines, command, guide_sha256) | history(before)
     keep(model, target, dataset, settings, training, dtype=dtype, architecture=architecture, options=options)
     return target
 

@@ -10,6 +10,7 @@ from zoo_slim.result import PruningResult
 from zoo_slim.training._after_slimming import check_way, each_way
 from zoo_slim.training._claim import check_unclaimed
 from zoo_slim.training._data import Dataset, rows_of
+from zoo_slim.training._evaluate import is_of
 from zoo_slim.training._history import group_ratios_record, history
 from zoo_slim.training._keep import accuracy_of, keep, provenance, size_of, tested_part
 from zoo_slim.training._loop import fit
@@ -159,9 +160,9 @@ def run_all(
             check_outputs(whole, dataset, base)
     origin = checkpoint.origin_of(whole)
     base_metrics = dict(origin.metrics) if origin is not None else {}
-    if "test_accuracy" not in base_metrics:
-        tested = tested_part(dataset, settings)
-        base_metrics |= {"test_accuracy": accuracy_of(whole, tested, settings), **size_of(whole, dataset)}
+    tested = tested_part(dataset, tuning or settings)
+    if "test_accuracy" not in base_metrics or not is_of(training_of(whole), tested):
+        base_metrics |= {"test_accuracy": accuracy_of(whole, tested, tuning or settings), **size_of(whole, dataset)}
     summary: dict[str, Any] = {"architecture": architecture, "base": base_metrics, "saved": str(trained)}
     if tuning is not None:
         summary["variants"] = {}

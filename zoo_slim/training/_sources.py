@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo_slim.training._data import Dataset, load_dataset
+from zoo_slim.training._data import Dataset, ImageTensors, load_dataset
 from zoo_slim.training._folder import FolderImages
 from zoo_slim.training._processes import by_main, is_main
 from zoo_slim.training._settings import TrainingError
@@ -25,8 +25,8 @@ __all__ = [
 class Data:
     """Which data set to use, as `zoo_slim.training.load_dataset` takes it.
 
-    Images of an image folder are normalised as the network expects, and without a ``size`` are as large; where there is
-    no network yet, or it does not say, ImageNet's statistics and 224 are taken.
+    Images are normalised as the network expects, and those of an image folder without a ``size`` are as large; where
+    there is no network yet, or it does not say, the data set's statistics are taken, for a folder ImageNet's and 224.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Data:
             by_main(lambda: load_dataset(self.name, self.root, self.size, download=True))
         found = load_dataset(self.name, self.root, self.size, **default)
         mean, std = (tuple((expected or {}).get(key) or ()) for key in ("mean", "std"))
-        if isinstance(found, FolderImages) and len(mean) == len(std) == 3:
+        if isinstance(found, (FolderImages, ImageTensors)) and len(mean) == len(std) == len(found.mean):
             return replace(found, mean=mean, std=std)
         return found
 
