@@ -50,6 +50,13 @@ def test_dry_run_says_what_is_dead_and_saves_nothing(zoo_slim, sparse, tmp_path)
         assert np.asarray(image.convert("L")).std() > 5
     ran = zoo_slim("slim", "ten", "--dry-run", "--ratio", "0.5")
     assert "ratio 0.5" in ran.out and "of the variance of group conv2 is lost" in ran.out
+    assert ran.out.rstrip().endswith("saved nothing") and not (tmp_path / "ten" / "pruned-0.5").exists()
+    dry = zoo_slim("slim", "ten", "--dry-run", "--macs", "0.5").out.partition("before")[2]
+    real = zoo_slim("slim", "ten", "--macs", "0.5").out.partition("before")[2]
+    rows = [
+        [line.split() for line in text.splitlines() if line.strip().startswith(("par", "MACs"))] for text in (dry, real)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
 
 
 def test_auto_stops_at_the_cliff(zoo_slim, sparse):

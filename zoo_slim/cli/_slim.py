@@ -108,7 +108,7 @@ def slim(
         bool, typer.Option("--recalibrate", help="Measure BatchNorm statistics anew; needs --dataset and --data.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many scales are dead and where the cliff is; save nothing.")
+        bool, typer.Option("--dry-run", help="Say where the cliff is, and what would be left; save nothing.")
     ] = False,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw the sorted scales and the cliff: .png, .svg or .pdf.")
@@ -192,7 +192,7 @@ def slim(
             scales = scales_report(cliff, wanted if isinstance(wanted, float) else None)
             if picture is not None:
                 draw_scales(cliff, f"{config.architecture}: {source}", wanted, picture)
-    if target is None:
+    if dry_run and not (budget or any(group_ratios.values()) or blocks):
         out.print(scales)
         return
     images = None if dataset is None or data is None else _load_dataset(config, dataset, data)
@@ -234,25 +234,26 @@ def slim(
         steps["recalibrated"] = {"dataset": dataset, "batches": count, "batch_size": BATCH, "seed": seed}
     if plain is not None and images is not None:
         metrics["test_accuracy"] = evaluate(slimmed, images)["accuracy"] if steps else plain
-    checkpoint.save(
-        slimmed,
-        target,
-        variant=tag,
-        metrics=metrics,
-        base=config.base if slim_already else before,
-        training={
-            **({} if images is None else {"dataset": images.name, "evaluation": protocol("as trained", images)}),
-            "command": recorded_command(),
-            "criterion": criterion,
-            **budget,
-            **steps,
-            **group_ratios_record(group_ratios),
-            **({} if blocks is None else {"remove_blocks": blocks}),
-            "base": as_base(config.training),
-        },
-        dtype=getattr(torch, config.stored_dtype) if weights and not steps else None,  # cut weights are exact in it
-        weights=weights,
-    )
+    if target is not None:
+        checkpoint.save(
+            slimmed,
+            target,
+            variant=tag,
+            metrics=metrics,
+            base=config.base if slim_already else before,
+            training={
+                **({} if images is None else {"dataset": images.name, "evaluation": protocol("as trained", images)}),
+                "command": recorded_command(),
+                "criterion": criterion,
+                **budget,
+                **steps,
+                **group_ratios_record(group_ratios),
+                **({} if blocks is None else {"remove_blocks": blocks}),
+                "base": as_base(config.training),
+            },
+            dtype=getattr(torch, config.stored_dtype) if weights and not steps else None,  # cut weights are exact in it
+            weights=weights,
+        )
     out.print(bars(kept_per_group(groups, removed(groups, model, result))))
     if result.removed:
         out.print(f"blocks taken out: {', '.join(result.removed)}")
@@ -260,8 +261,9 @@ def slim(
         out.print("no block was taken out")
     if images is not None and not is_of(config.training, images):
         before = {**before, "test_accuracy": None}  # of other images than those measured here
-    out.print(_before_and_after(before, metrics, checkpoint.read_config(target), plain if steps else None))
-    typer.echo(f"saved {target}")
+    saved = None if target is None else checkpoint.read_config(target)
+    out.print(_before_and_after(before, metrics, saved, plain if steps else None))
+    typer.echo("saved nothing" if target is None else f"saved {target}")
 
 
 def _criterion(name: str, images: "Dataset | None", batches: int, seed: int) -> "str | Criterion":
@@ -364,10 +366,12 @@ def _folded(folding: "Folding") -> str:
     return text
 
 
-def _before_and_after(before: dict[str, Any], metrics: dict[str, Any], saved: "Config", plain: float | None) -> Any:
+def _before_and_after(
+    before: dict[str, Any], metrics: dict[str, Any], saved: "Config | None", plain: float | None
+) -> Any:
     from zoo_slim.checkpoint import MODEL
 
-    weights = saved.files.get(MODEL)
+    weights = None if saved is None else saved.files.get(MODEL)
     shown = table("", "before", "after", "left", numbers=("before", "after", "left"))
     for label, key in (("parameters", "params"), ("MACs per image", "macs")):
         shown.add_row(label, amount(before[key]), amount(metrics[key]), percent(metrics[key] / before[key], 1))
