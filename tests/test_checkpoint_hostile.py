@@ -80,7 +80,7 @@ CONFIG_CASES = [
     (put("architecture", ...), "'architecture' is missing"),
     (put("architecture", "../../etc"), "'architecture'"),
     (put("architecture", 3), "'architecture'"),
-    (put("architecture", "checkpoint-test-nobody-has-this"), "no architecture is called"),
+    (put("architecture", "checkpoint-test-nobody-has-this"), "which no installed package offers; import the module"),
     (put("options", []), "'options'"),
     (put("options", {"__class__": 1}), "'options'"),
     (put("options", {"width": [8]}), r"'options\.width'"),

@@ -288,6 +288,12 @@ def test_save_refuses_what_it_could_not_load(tmp_path: Path) -> None:
     refused(r"input\.size.*values in all", trained(), folder, architecture=NAME, input={"size": [3, 9999, 9999]})
     refused(r"input\.std", trained(), folder, architecture=NAME, input={"size": [3, 4, 4], "std": [0, 1, 1]})
     other = trained()
+    other.head = nn.Sequential(nn.Dropout(), other.head)
+    refused(r"'head\.weight'.*has it, the model not; .*register a builder", other, folder, architecture=NAME)
+    attributes = {"head.1": result.attributes["head"]}
+    refused("builds no module 'head.1', .*register a builder", other, folder, architecture=NAME,
+            result=PruningResult({}, attributes))  # fmt: skip
+    other = trained()
     other.conv1.stride = (2, 2)
     refused(r"layer 'conv1': stride is \(2, 2\)", other, folder, architecture=NAME)
     other = trained()

@@ -210,6 +210,12 @@ def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):
         (("info", "local-dir:nowhere"), ["there is no such folder"]),
         (("info", "resnt18"), ["did you mean"]),
         (("predict", NAME, "nowhere.png", "--pruned", "0.5"), ["nowhere.png: there is no such file"]),
+        (("predict", NAME, ".", "--pruned", "0.5"), [".: is a folder; name its files"]),
+        (("load", NAME, "--pruned", ".5"), ["'--pruned'", "did you mean '0.5'?"]),
+        (("load", "vgg11"), ["To have weights of vgg11, train it (zoo-slim train)", "docs/training.md"]),
+        (("info", "https://huggingface.co/me/net"), ["write 'hf-hub:me/net' for a repository"]),
+        (("info", "me/net"), ["write 'hf-hub:me/net' for a repository"]),
+        (("push", "vgg11", "me/net"), ["no weights of vgg11 come with the package; name the folder"]),
     ],
 )
 def test_mistakes_are_one_message(zoo_slim, bundled, words, messages):
@@ -311,10 +317,31 @@ def test_a_name_that_two_plugins_claim_is_listed_with_the_reason(zoo_slim, bundl
     assert ran.code == 0 and "claimed by 2 plugins" in " ".join(ran.out.split()) and "vgg11_bn" in ran.out
 
 
+@pytest.mark.parametrize("command", ["load", "info", "export"])
+def test_a_checkpoint_whose_architecture_is_not_registered_is_named(zoo_slim, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    registry().register("of_a_script", build_tiny, input_size=(3, 32, 32))
+    checkpoint.save(build_tiny().eval(), "net", architecture="of_a_script")
+    registry()._registered.pop("of_a_script")
+    more = ("--output", "net.pt2") if command == "export" else ()
+    ran = zoo_slim(command, "net", *more)
+    assert (ran.code, ran.out) == (1, "")
+    assert "net/config.json: needs architecture 'of_a_script', which no installed package offers" in ran.err
+    assert "zoo-slim --import MODULE" in ran.err
+
+
+def test_the_folder_of_a_run_is_not_its_checkpoint(zoo_slim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(build_tiny().eval(), "run/model", architecture=NAME)
+    for words in (("load", "run"), ("info", "run"), ("slim", "run", "--ratio", "0.5"), ("push", "run", "me/net")):
+        ran = zoo_slim(*words)
+        assert ran.code == 1 and "local-dir:run: it has no config.json; did you mean run/model?" in ran.err
+
+
 def test_predict_wants_an_image(zoo_slim, bundled, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     ran = zoo_slim("predict", NAME, tmp_path / "text.png", "--pruned", "0.5")
-    assert (ran.code, ran.out) == (1, "") and "cannot be decoded as an image" in ran.err
+    assert (ran.code, ran.out) == (1, "") and ran.err.endswith("replace it by a valid image, or leave it out\n")
     assert zoo_slim("predict", NAME).code == 2
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from cli_helpers import CLASSES, INPUT, NAME, build_tiny, register_tiny, run, save_base, save_slim
+from cli_helpers import CLASSES, INPUT, NAME, build_tiny, register_tiny, run, save_base, save_picture, save_slim
 from torch import nn
 
 from zoo_slim import SlimPruner, checkpoint, loading, slim, trace
@@ -574,6 +574,15 @@ def test_export_compares_all_outputs(zoo_slim, segmenter, tmp_path):
     assert _export._difference(model, images, [wrong["out"]]) == float("inf")
     assert _export._names(model, images) == ["out", "aux"]
     assert _export._names(model.out, torch.rand(1, 4, 2, 2)) == ["logits"]
+
+
+def test_predict_names_a_network_that_is_no_classifier(zoo_slim, segmenter, tmp_path):
+    save_picture(tmp_path / "a.png")
+    ran = zoo_slim("predict", "seg", "a.png")
+    said = (
+        "zoo-slim: seg: a classifier must return logits of shape [N, classes], perhaps with auxiliary ones, not a dict"
+    )
+    assert ran.code == 1 and f"{said} of out: a tensor of shape [1, 2, 8, 8], aux: a tensor" in ran.err
 
 
 @pytest.mark.slow

@@ -185,6 +185,11 @@ def test_bn_scale_leaves_groups_without_batch_norm_alone():
     assert (small.stem.out_channels, small.inner.out_channels, small.grouped.out_channels) == (4, 6, 4)
 
 
+def test_a_network_without_batch_norm_is_told_of_another_criterion():
+    with pytest.raises(SlimmingError, match=r'choose criterion="l2" \(on the command line --criterion l2\)\.$'):
+        slim(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), ratio=0.5, example_input=IMAGES)
+
+
 # Finding them.
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from checkpoint_cnn import NAME, a_result, images, same_state, slimmed, trained
 
 import zoo_slim
-from zoo_slim import checkpoint, loading
+from zoo_slim import checkpoint, loading, registry
 from zoo_slim._errors import CheckpointError, RegistryError
 from zoo_slim.loading import HubPlace, LocalPlace, load, places, variants
 
@@ -87,8 +88,23 @@ def test_what_is_not_there_is_told(zoo: Path) -> None:
     assert "0.5, 0.75" in message and "pretrained=False" in message and "'local-dir:path'" in message
     with pytest.raises(CheckpointError, match=r"(?s)variant '0\.9'.*has no variant '0\.9'.*0\.5, 0\.75"):
         load(NAME, pruned="0.9")
-    with pytest.raises(CheckpointError, match=r"'pruned'.*a tag"):
-        load(NAME, pruned="../../0.5")
+    assert "zoo-slim train" not in message
+    for tag in ("../../0.5", ".6", "0/5"):
+        with pytest.raises(CheckpointError, match=r"'pruned'.*a tag.*[^?]$"):
+            load(NAME, pruned=tag)
+    with pytest.raises(CheckpointError, match=r"'pruned'.*a tag.*found '\.50'; did you mean '0\.5'\?$"):
+        load(NAME, pruned=".50")
+
+
+def test_how_a_name_without_weights_gets_some_is_told(zoo: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"To have weights of {NAME}, train it .*zoo_slim\.save"):
+        load(NAME)
+
+
+@pytest.mark.parametrize("pruned", [None, "0.5"])
+def test_an_unknown_option_is_told_before_weights_are_looked_for(zoo: Path, pruned: str | None) -> None:
+    with pytest.raises(RegistryError, match=rf"'{NAME}' has no option 'ratio'"):
+        load(NAME, pruned, ratio=0.75)
 
 
 def test_damage_is_not_passed_over(zoo: Path) -> None:
@@ -119,12 +135,74 @@ def test_weights_are_of_floating_types(zoo: Path, dtype: Any, pretrained: bool) 
         load(NAME, pretrained=pretrained, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", ["me/net", "./net", "/net", "~/net", "../net", "a\\b", "net.pth/", "hf_hub:me/net"])
-def test_repositories_and_paths_need_a_prefix(zoo: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [
+        ("me/net", ["hf-hub:me/net", "local-dir:me/net"]),
+        ("me/net@v1", ["hf-hub:me/net@v1", "local-dir:me/net@v1"]),
+        ("me/net@a b", ["local-dir:me/net@a b"]),
+        ("me/net/model", ["local-dir:me/net/model"]),
+        ("./me/net", ["hf-hub:me/net", "local-dir:./me/net"]),
+        *((name, [f"local-dir:{name}"]) for name in ("./net", "/net", "~/net", "../net", "a\\b", "net.pth/")),
+        ("hf_hub:me/net", ["hf-hub:me/net", "local-dir:hf_hub:me/net"]),
+        ("local_dir:runs/a/model", ["local-dir:runs/a/model"]),
+        ("https://huggingface.co/me/net", ["hf-hub:me/net"]),
+        ("https://hf.co/me/net/tree/main", ["hf-hub:me/net"]),
+        ("https://example.com/me/net", []),
+    ],
+)
+def test_repositories_and_paths_need_a_prefix(zoo: Path, name: str, offered: list[str]) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(name)
-    assert "'hf-hub:" in str(caught.value) and f"'local-dir:{name}'" in str(caught.value)
-    assert ("there is no such folder" in str(caught.value)) == name.startswith((".", "/", "~"))
+    said = str(caught.value)
+    assert re.findall("'((?:hf-hub|local-dir):[^']+)' for", said) == offered
+    assert all(places(place) for place in offered)
+    assert ("there is no such folder" in said) == name.startswith((".", "/", "~"))
+    assert ("expected a registered name" in said) == (not offered)
+
+
+def test_near_misses_in_a_family_are_offered_and_prefixes_too(zoo: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load("timm/resnet18.a1_in1kk")
+    assert "did you mean 'timm/resnet18' or " in str(caught.value)
+    assert "'hf-hub:timm/resnet18.a1_in1kk' for a repository" in str(caught.value)
+    with pytest.raises(RegistryError, match="no architecture is called 'resnet18@v1'; did you mean 'resnet18'"):
+        load("resnet18@v1")
+    with pytest.raises(CheckpointError, match="'': expected a registered name, hf-hub:org/name, or a folder's path"):
+        load("")
+
+
+def test_a_plugin_that_failed_is_named_where_its_names_are_missing(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = registry.Registry(entry_points=[])
+    known._failures["net = lab:net"] = "no module named lab"
+    monkeypatch.setattr(loading, "registry", lambda: known)
+    with pytest.raises(CheckpointError, match=r"(?s)'lab/net' is not .*'hf-hub:lab/net'.*plugin net = lab:net failed"):
+        load("lab/net")
+
+
+def test_a_file_is_no_checkpoint(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    for name in ("net.pth", "./net.pth", tmp_path / "net.pth"):
+        with pytest.raises(CheckpointError, match=r"is a file; .*zoo_slim\.save\(model, folder, architecture="):
+            load(name)
+
+
+def test_a_checkpoint_of_another_library(zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    with pytest.raises(CheckpointError, match=r"config\.json: field 'format' is missing: a .* of another library"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("tag", [None, "0.5"])
+def test_checkpoints_in_the_folder_that_was_named_are_offered(zoo: Path, tmp_path: Path, tag: str | None) -> None:
+    fill(tmp_path / "run" / "model")
+    (tmp_path / "run" / "log").mkdir()
+    lacks = f"variant '{tag}'" if tag else r"config\.json"
+    with pytest.raises(CheckpointError, match=f"run: it has no {lacks}; did you mean {tmp_path}/run/model\\?$"):
+        load(tmp_path / "run", tag)
+    with pytest.raises(CheckpointError, match=f"log: it has no {lacks}$"):
+        load(tmp_path / "run" / "log", tag)
 
 
 def test_a_path_that_exists_is_taken_for_one(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

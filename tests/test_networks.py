@@ -301,6 +301,26 @@ def test_of_many_unreached_layers_some_are_named() -> None:
         zoo_slim.trace(network, IMAGES)
 
 
+class Detector(nn.Module):
+    """In training mode it wants targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor:
+        if self.training and targets is None:
+            raise ValueError("targets should not be none when in training mode")
+        return self.head(self.norm(self.conv(images)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_training_needs_is_asked_for() -> None:
+    with pytest.warns(UserWarning, match=r"Detector .*\(targets should .*example_input=\[images, targets\]\)\.$"):
+        zoo_slim.trace(Detector(), IMAGES)
+    zoo_slim.trace(Detector(), [IMAGES, torch.zeros(2)])
+
+
 @pytest.mark.filterwarnings("error")
 def test_layers_that_the_example_reaches_are_not_named() -> None:
     network = TwoTasks()

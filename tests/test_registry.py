@@ -18,7 +18,7 @@ from torch import nn
 
 import zoo_slim
 from zoo_slim import Architecture, Family, Registry, ZooSlimError
-from zoo_slim._errors import RegistryError
+from zoo_slim._errors import RegistryError, UnknownNameError
 from zoo_slim._plugins import Package
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -247,6 +247,12 @@ def test_unknown_names_get_close_matches():
         registry.find("tinynt")
     with pytest.raises(RegistryError, match="list_models"):
         registry.find("../../etc/passwd")
+    registry.register("lab/tinynet", small)
+    with pytest.raises(UnknownNameError, match=r"did you mean 'lab/tinynet'\?"):
+        registry.find("lab/tinynt")
+    with pytest.raises(UnknownNameError) as caught:
+        registry.find("lap/tinynt")
+    assert caught.value.close == (), "of another family's names none is meant"
 
 
 # Plugins
@@ -409,7 +415,7 @@ zoo_slim.save(zoo_slim.load("tinynet", pretrained=False), "SAVED")
     assert lines[2].startswith("(1, 28, 28) torch.Size([2, 5])") and "('avg', 'max')" in lines[2]
     assert lines[3] == "resnet18" and lines[4] == "True True"
     assert "tinynet" not in zoo_slim.list_models("tiny*")
-    said = r"config\.json: field 'architecture': no architecture is called 'tinynet'(.|\n)*the package "
+    said = r"config\.json: needs architecture 'tinynet', which no installed package offers\n.*the package "
     missing = r"zoo_slim_tinynet 0\.3\.0 offered it; it is not installed here: install it, if you trust it"
     with pytest.raises(RegistryError, match=said + missing):
         zoo_slim.load(tmp_path / "saved")

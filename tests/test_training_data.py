@@ -1,5 +1,8 @@
 import gzip
+import multiprocessing
+import os
 import shutil
+import signal
 import struct
 from pathlib import Path
 
@@ -198,6 +201,9 @@ def test_download_only_when_asked(tmp_path, monkeypatch):
     assert asked == [True, False]
     load_dataset("fashion-mnist", tmp_path, download=True)
     assert len(asked) == 2, "what is there already is not fetched again"
+    for name in ("cifar10", "image-folder"):
+        with pytest.raises(DataError, match=f"only mnist and fashion-mnist can be downloaded, not {name}: leave"):
+            load_dataset(name, tmp_path, download=True)
 
 
 def test_unknown_names_and_sizes(tmp_path):
@@ -278,7 +284,7 @@ def test_image_folder_errors(tmp_path):
     data = load_dataset("image-folder", tmp_path, 16)
     for workers in (0, 1):
         with pytest.raises(
-            DataError, match=r"^[^\n]*0.png: cannot be decoded[^\n]*or leave it out and begin a new run$"
+            DataError, match=r"^[^\n]*0.png: cannot be decoded[^\n]*or leave it out; with fewer .* begin a new one$"
         ):
             list(data.test_batches(2, device=CPU, workers=workers))
     (tmp_path / "test" / "dog" / "0.png").rename(tmp_path / "test" / "dog" / "0.txt")
@@ -497,3 +503,14 @@ def test_augmenting_in_this_process_seeds_no_gpu(tmp_path, monkeypatch):
         next(iter(dataset.train_batches(2, seed=seed, epoch=0, device=torch.device("cpu"))))[0] for seed in (0, 1)
     )
     assert not torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_outlive_a_signal_to_all_processes(tmp_path):
+    write_images(tmp_path, "train", {"cat": 1, "dog": 1})
+    write_images(tmp_path, "val", {"cat": 8, "dog": 8})
+    batches = load_dataset("image-folder", tmp_path, 8).test_batches(1, device=CPU, workers=1)
+    labels = [next(batches)[1]]
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    labels += [label for _, label in batches]
+    assert torch.cat(labels).tolist() == [0] * 8 + [1] * 8

@@ -279,6 +279,19 @@ def test_as_many_images_as_are_computed_at_once_are_tried(count, values, message
         check_forward(nn.Linear(5, 3), toy_data(count), "short", changed(**values))
 
 
+class Maps(nn.Module):
+    def forward(self, images):
+        return {"out": images}
+
+
+def test_what_returns_no_logits_is_told_that_it_is_no_classifier():
+    said = (
+        r"commands cannot take maps: a classifier must return logits .* not a dict of out: .*\[2, 3, 8, 8\]\. Train it"
+    )
+    with pytest.raises(TrainingError, match=said):
+        check_forward(Maps(), toy_data(), "maps")
+
+
 FLAGS = textwrap.dedent(
     """
     import sys

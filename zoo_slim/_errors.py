@@ -1,5 +1,7 @@
 """One exception family. Every message says what was wrong, where, what was expected and what to do."""
 
+from collections.abc import Sequence
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -8,6 +10,7 @@ __all__ = [
     "RegistryError",
     "SchemaError",
     "SlimmingError",
+    "UnknownNameError",
     "ZooSlimError",
 ]
 
@@ -18,6 +21,20 @@ class ZooSlimError(Exception):
 
 class RegistryError(ZooSlimError):
     """An architecture's name, plugin or options."""
+
+
+class UnknownNameError(RegistryError):
+    """No architecture has the name.
+
+    Attributes:
+        close: names that are like it.
+        failures: a line for each plugin that failed, whose architectures are missing; ``""`` where none did.
+    """
+
+    def __init__(self, message: str, close: Sequence[str] = (), failures: str = ""):
+        super().__init__(message + failures)
+        self.close = tuple(close)
+        self.failures = failures
 
 
 class SchemaError(ZooSlimError):

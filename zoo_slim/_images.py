@@ -30,12 +30,13 @@ def read_image(file: str | Path, mode: str | None = None) -> "Image":
             return image if mode is None else image.convert(mode)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{file}: is a folder; name its files") from None
     except (DataError, MemoryError):
         raise
     except Exception as error:  # of whatever kind: every decoder raises its own
         raise DataError(
-            f"{file}: cannot be decoded as an image: {error}; "
-            "replace it by a valid image, or leave it out and begin a new run"
+            f"{file}: cannot be decoded as an image: {error}; replace it by a valid image, or leave it out"
         ) from None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo_slim import checkpoint
-from zoo_slim._errors import CheckpointError, NotThereError, RegistryError
+from zoo_slim._errors import CheckpointError, NotThereError, RegistryError, UnknownNameError
 from zoo_slim.checkpoint import CONFIG, MODEL, PRUNING, VARIANT_PREFIX, Origin
 from zoo_slim.checkpoint._base import is_repo
 from zoo_slim.checkpoint._config import check_variant
@@ -41,6 +41,13 @@ NAMESPACE = "ZOO_SLIM_NAMESPACE"
 """Environment variable: the namespace on the Hub for registered names; ``""`` for none, default ``zoo-slim``."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_EXPECTED = f"expected a registered name, {HUB_PREFIX}org/name, or a folder's path"
+_FILE = (
+    "is a file; name the checkpoint's folder that it is in, or build its network, load its weights there, and call "
+    "zoo_slim.save(model, folder, architecture=...)"
+)
+_LIKE_HUB = re.compile(r"^(?:(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/|(?:hf[-_]?hub|hf|hub):/*)", re.IGNORECASE)
+_LIKE_LOCAL = re.compile(r"^local[-_]?dir:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,12 @@ class LocalPlace:
                     raise CheckpointError(f"{inside}: is a link that leads out of {folder}; load it by its own path")
                 return inside
         place = find_folder(folder)
+        if os.path.isfile(place):
+            raise NotThereError(f"it {_FILE}", exists=False)
         if not os.path.isdir(place):
             raise NotThereError("there is no such folder", exists=False)
         if not os.path.isfile(place / CONFIG):
-            raise NotThereError(f"it has no {'variant ' + repr(pruned) if pruned else CONFIG}")
+            raise NotThereError(f"it has no {'variant ' + repr(pruned) if pruned else CONFIG}{_below(folder)}")
         if pruned is None and not weights:
             return folder
         config = checkpoint.read_config(folder)
@@ -94,6 +103,13 @@ class BundledPlace(LocalPlace):
 
     def __str__(self) -> str:
         return f"the bundled zoo ({self.name})"
+
+
+def _below(folder: Path) -> str:
+    """Offer the checkpoints in a folder that is none itself, ``model`` in that of a run for instance."""
+    inside = (file.parent for file in folder.glob(f"*/{CONFIG}"))
+    found = sorted(str(one) for one in inside if not one.name.startswith((".", VARIANT_PREFIX)))
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 Place = LocalPlace | HubPlace
@@ -148,8 +164,8 @@ def _text(name: str | os.PathLike[str]) -> str:
     """Return a name as text; a path becomes that of a folder."""
     if isinstance(name, os.PathLike):
         return f"{LOCAL_PREFIX}{os.fsdecode(name)}"
-    if not isinstance(name, str):
-        raise CheckpointError(f"{name!r}: expected a registered name, {HUB_PREFIX}org/name, or a folder's path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{name!r}: {_EXPECTED}")
     return name
 
 
@@ -161,15 +177,10 @@ def _registered_places(
     if not (valid and bundled.folder.is_dir()):
         try:
             registry().find(name)
-        except RegistryError:
-            if valid and "/" not in name and not os.path.exists(name):
+        except UnknownNameError as error:
+            if (other := _other_meaning(name, error)) is None:
                 raise
-            missing = is_path(name) and not os.path.isdir(os.path.expanduser(name))
-            lacks = "not a registered name, and there is no such folder" if missing else "not a registered name"
-            raise CheckpointError(
-                f"{name!r} is {lacks}. For a repository on the Hub write"
-                f" '{HUB_PREFIX}{name.lstrip('./~')}', for a folder '{LOCAL_PREFIX}{name}'"
-            ) from None
+            raise other from None
     found: list[Place] = [] if revision is not None else [bundled]
     namespace = os.environ.get(NAMESPACE, "zoo-slim")
     if namespace:
@@ -179,6 +190,32 @@ def _registered_places(
         elif not is_repo(f"{namespace}/name"):
             raise CheckpointError(f"{repo!r} cannot be a repository; check the environment variable {NAMESPACE}")
     return found
+
+
+def _other_meaning(name: str, error: UnknownNameError) -> CheckpointError | None:
+    """Say what a name that is not registered may mean, and how that is written; None: nothing else."""
+    path = os.path.expanduser(name)
+    if not (re.search(r"[/\\:]", name) or is_path(name) or os.path.exists(path)):
+        return None
+    if os.path.isfile(path):
+        return CheckpointError(f"{name!r} {_FILE}")
+    repo = _LIKE_HUB.sub("", name.lstrip("./~"))
+    address = "://" in name
+    if address:
+        repo = "/".join(repo.split("/")[:2])
+    org_and_name, at, revision = repo.partition("@")
+    ways = []
+    if is_repo(org_and_name) and (not at or is_revision(revision)):
+        ways.append(f"'{HUB_PREFIX}{repo}' for a repository on the Hub")
+    if not address:
+        ways.append(f"'{LOCAL_PREFIX}{_LIKE_LOCAL.sub('', name)}' for a folder")
+    said = f"{name!r} is not a registered name"
+    if error.close:
+        said = str(error).removesuffix(error.failures)
+    elif is_path(name) and not os.path.isdir(path):
+        said += ", and there is no such folder"
+    advice = f"write {', or '.join(ways)}" if ways else _EXPECTED
+    return CheckpointError(f"{said}; {advice}{error.failures}")
 
 
 def load(
@@ -218,15 +255,17 @@ def load(
     """
     name = _text(name)
     tag = f"{pruned:g}" if isinstance(pruned, (int, float)) else pruned
-    if tag is not None:
-        check_variant(tag, name, "pruned")
     check_dtype(dtype)
     candidates = places(name, revision, token=token, local_files_only=local_files_only)
-    if not pretrained and tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+    if tag is not None:
+        check_tag(tag, name, "pruned", candidates)
+    bare = not pretrained and tag is None
+    if (options or bare) and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         architecture = registry().find(name)
         checked = architecture.check(options)
-        model = build_real(architecture, checked).to(device=resolve_device(device), dtype=dtype).eval()
-        return checkpoint.attach_origin(model, Origin(architecture.name, checked))
+        if bare:
+            model = build_real(architecture, checked).to(device=resolve_device(device), dtype=dtype).eval()
+            return checkpoint.attach_origin(model, Origin(architecture.name, checked))
     failures: list[tuple[Place, NotThereError]] = []
     for place in candidates:
         try:
@@ -262,9 +301,11 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
     what = f"variant {tag!r} of {name!r}" if tag else f"weights of {name!r}"
     verb = "fetched" if any(isinstance(error, UnreachableError) for _, error in failures) else "found"
     lines = [f"{what} could not be {verb}:", *(f"- {place}: {error}" for place, error in failures)]
-    for place, error in failures:
-        if known := known_variants(place, error):
-            lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={nearest(tag, known)!r}.")
+    variants = [(place, known) for place, error in failures if (known := known_variants(place, error))]
+    for place, known in variants:
+        lines.append(f"{place} has the variants {', '.join(known)}; load one with pruned={nearest(tag, known)!r}.")
+    if not variants:
+        lines += weights_of_your_own(name)
     if tag is None and not name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         lines.append(
             f"Pass pretrained=False for random weights, or name a place: '{HUB_PREFIX}org/name', '{LOCAL_PREFIX}path'."
@@ -272,6 +313,33 @@ def _nothing_found(name: str, tag: str | None, failures: list[tuple[Place, NotTh
     if is_hidden_folder(name):
         lines.append(f"There is a folder {name!r}, too: load it as '{LOCAL_PREFIX}{name}'.")
     return "\n".join(lines)
+
+
+def weights_of_your_own(name: str) -> list[str]:
+    """Return the line that says how a registered name of which there are no weights gets some; any other gets none."""
+    if name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        return []
+    return [
+        f"To have weights of {name}, train it (zoo-slim train), or save those that you have (zoo_slim.save; "
+        'docs/training.md, "From weights that somebody else trained").'
+    ]
+
+
+def check_tag(tag: str, name: str, field: str, candidates: Sequence[Place]) -> None:
+    """Refuse what cannot be a variant's tag; where it is the number of a known one, that is offered.
+
+    Raises:
+        CheckpointError: naming the ``field``.
+    """
+    try:
+        check_variant(tag, name, field)
+    except CheckpointError as error:
+        if (number := _number(tag)) is None:
+            raise
+        known = (one for place in candidates for one in known_variants(place, NotThereError("")))
+        if (meant := f"{number:g}") not in known:
+            raise
+        raise CheckpointError(f"{error}; did you mean {meant!r}?") from None
 
 
 def is_path(name: str) -> bool:

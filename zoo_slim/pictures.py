@@ -1,7 +1,7 @@
 """Pictures of slim networks. Needs matplotlib."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -33,9 +33,9 @@ def layer_widths(original: nn.Module, slim: nn.Module) -> dict[str, tuple[int, i
     return widths
 
 
-def _outputs(layer: nn.Module) -> int:
+def _outputs(layer: Any) -> int:
     rows, columns = layer.weight.shape[:2]
-    return columns * layer.groups if getattr(layer, "transposed", False) else rows
+    return int(columns * layer.groups if getattr(layer, "transposed", False) else rows)
 
 
 def channels_kept(widths: Mapping[str, tuple[int, int]], title: str) -> "Figure":

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo_slim import _plugins
 from zoo_slim._architecture import Architecture, Option
-from zoo_slim._errors import RegistryError
+from zoo_slim._errors import RegistryError, UnknownNameError
 from zoo_slim._plugins import Package
 
 __all__ = ["GROUP", "Architecture", "Family", "Option", "Registry", "register", "registry"]
@@ -104,8 +104,8 @@ class Registry:
         """Return the architecture of that name.
 
         Raises:
-            RegistryError: nothing has the name (the message offers close matches and lists plugins that failed), or
-                more than one plugin claims it (the message names them).
+            UnknownNameError: nothing has the name (the message offers close matches and lists plugins that failed).
+            RegistryError: more than one plugin claims it (the message names them).
         """
         return self._find(name)[1]
 
@@ -126,7 +126,7 @@ class Registry:
                 f"architecture {name!r} is claimed by {len(found)} plugins: {'; '.join(sorted(found))}. "
                 "Uninstall one of them, or ask its authors to rename the architecture"
             )
-        raise RegistryError(self._unknown(name))
+        raise self._unknown(name)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the names that match a shell pattern, sorted. Warns about plugins that failed.
@@ -180,20 +180,23 @@ class Registry:
                 except Exception as error:
                     self._failures[label] = _plugins.reason(error)
 
-    def _unknown(self, name: str) -> str:
+    def _unknown(self, name: str) -> UnknownNameError:
         families = [plugin for plugin in self._load().values() if not isinstance(plugin, Architecture)]
         prefixed = {_prefix(family) + name for family in families if not name.startswith(_prefix(family))}
         close = sorted(full for full in prefixed if any(found for _, found in self._claims(full)))
-        known = {known.lower(): known for known in self._names(name.startswith)}
+        home = name[: name.find("/") + 1]  # what has none of the family's names, a repository's, is like none of ours
+        known = {known.lower(): known for known in self._names(name.startswith) if known.startswith(home)}
         close += [known[match] for match in difflib.get_close_matches(name.lower(), list(known), n=3)]
         message = f"no architecture is called {name!r}"
         if close:
             message += f"; did you mean {' or '.join(map(repr, close))}?"
         else:
             message += "; `zoo_slim.list_models()` and `zoo-slim list` list all, `zoo_slim.register` adds your own"
-        for plugin, reason in self._failures.items():
-            message += f"\nthe plugin {plugin} failed, its architectures are missing: {reason}"
-        return message
+        failed = self._failures.items()
+        failures = (
+            f"\nthe plugin {plugin} failed, its architectures are missing: {reason}" for plugin, reason in failed
+        )
+        return UnknownNameError(message, close, "".join(failures))
 
 
 def _prefix(family: Family) -> str:

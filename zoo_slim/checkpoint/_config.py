@@ -127,8 +127,13 @@ def parse_config(data: bytes, where: str) -> Config:
         CheckpointError: naming the file, the field, what was expected and what was found.
     """
     raw = parse_object(data, where, _LIMIT)
-    if raw.get("format") != FORMAT:
-        fail(where, "format", repr(FORMAT), raw.get("format"))
+    if "format" not in raw:
+        raise CheckpointError(
+            f"{where}: field 'format' is missing: a checkpoint of another library; build its network there, and "
+            "zoo_slim.save it"
+        )
+    if raw["format"] != FORMAT:
+        fail(where, "format", repr(FORMAT), raw["format"])
     if type(raw.get("version")) is not int or raw["version"] != VERSION:
         fail(where, "version", f"{VERSION} (a newer version needs a newer zoo_slim)", raw.get("version"))
     known = {"format", "version", *Config.__dataclass_fields__}

@@ -48,7 +48,10 @@ def _check_tensors(model: nn.Module, expected: nn.Module, described: str) -> Non
     for name in [*wanted, *found]:
         if name not in found or name not in wanted:
             has, lacks = ("model", described) if name in found else (described, "model")
-            raise CheckpointError(f"tensor {name!r}: the {has} has it, the {lacks} not; pass the right architecture=")
+            raise CheckpointError(
+                f"tensor {name!r}: the {has} has it, the {lacks} not; pass the right architecture=, or register a"
+                " builder that makes this network (zoo_slim.register) and pass its name"
+            )
         if found[name].shape != wanted[name].shape:
             raise CheckpointError(
                 f"tensor {name!r}: the model's shape is {list(found[name].shape)}, that of the {described}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo_slim._errors import CheckpointError, RegistryError, SlimmingError
+from zoo_slim._errors import CheckpointError, RegistryError, SlimmingError, UnknownNameError
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
 from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, read_bytes, read_config_file
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, read_consistently
@@ -251,6 +251,14 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
     """Return what the config names, and the options to build it with."""
     try:
         architecture = registry().find(config.architecture)
+    except UnknownNameError as error:
+        cure = _where_it_was(config) or (
+            "; import the module that registers it (in the shell: zoo-slim --import MODULE ...), or install its package"
+        )
+        raise RegistryError(
+            f"{folder / CONFIG}: needs architecture {config.architecture!r}, which no installed package offers"
+            f"{cure}{error.failures}"
+        ) from None
     except RegistryError as error:
         raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}{_where_it_was(config)}") from None
     try:
@@ -289,9 +297,10 @@ def _check_given(config: Config, given: dict[str, Any], architecture: Architectu
             with contextlib.suppress(RegistryError):
                 stored = architecture.check({name: stored})[name]
         if type(stored) is not type(value) or stored != value:
+            other = ", or load it without, for zoo_slim.new_head" if name == "num_classes" else ""
             raise CheckpointError(
                 f"{folder / CONFIG}: was saved with {name}={stored!r}, but {name}={value!r} was asked for; leave it"
-                " out, or build the architecture anew with pretrained=False"
+                f" out, or build the architecture anew with pretrained=False{other}"
             )
 
 

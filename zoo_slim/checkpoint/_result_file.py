@@ -255,7 +255,11 @@ def check_meaning(result: PruningResult, model: nn.Module, where: str) -> None:
     modules = dict(model.named_modules())
     for module, values in result.attributes.items():
         if module not in modules:
-            raise CheckpointError(f"{where}: attributes: the architecture has no module {show(module)}")
+            raise CheckpointError(
+                f"{where}: attributes: the architecture builds no module {show(module)}, so it is not that of the"
+                " network that was slimmed; register a builder that makes this network (zoo_slim.register), and save"
+                " it with that name as architecture="
+            )
         for name, value in values.items():
             current = vars(modules[module]).get(name)
             if not _same_kind(value, current):

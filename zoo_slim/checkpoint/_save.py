@@ -105,7 +105,7 @@ def save(
     described = f"architecture {known.name!r}"
     expected = original
     if origin.result is not None:
-        check_meaning(origin.result, original, "the pruning result")
+        check_meaning(origin.result, original, f"the pruning result for {described}")
         expected = apply_result(original, origin.result)
         described += " with its pruning result"
     check_fits(model, expected, described)

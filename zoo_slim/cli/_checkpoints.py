@@ -29,12 +29,12 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
     """
     from zoo_slim import loading
     from zoo_slim._errors import CheckpointError
-    from zoo_slim.checkpoint._config import check_variant
 
+    lines, where, has_variants = [], loading.place_of(name), False
+    candidates = loading.places(where)
     if pruned is not None:
-        check_variant(pruned, name, option)
-    lines, where = [], loading.place_of(name)
-    for there in loading.places(where):
+        loading.check_tag(pruned, name, option, candidates)
+    for there in candidates:
         if isinstance(there, loading.HubPlace):
             from huggingface_hub.utils import logging
 
@@ -44,7 +44,10 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
         except loading.NotThereError as error:
             lines.append(f"  {there}: {error}")
             if known := loading.known_variants(there, error):
+                has_variants = True
                 lines[-1] += f"; its variants are {', '.join(known)}: add {option} {loading.nearest(pruned, known)}"
+    if not has_variants:
+        lines += loading.weights_of_your_own(where)
     if loading.is_hidden_folder(where):
         lines.append(f"There is a folder {name}, too: write ./{name} or {loading.LOCAL_PREFIX}{name}.")
     what = f"variant {pruned!r} of {name!r}" if pruned else f"weights of {name!r}" if weights else repr(name)
@@ -53,13 +56,15 @@ def find_folder(name: str, pruned: str | None = None, *, weights: bool = True, o
 
 @contextmanager
 def running(name: str) -> Iterator[None]:
-    """Say of a network that fails in the block that it does not run on the images that it is recorded to take."""
+    """Name the network that fails in the block; where it does not say why, it does not run on the recorded images."""
     from zoo_slim._errors import ZooSlimError
     from zoo_slim.hub._errors import first_line
 
     try:
         yield
-    except (ZooSlimError, OSError):
+    except ZooSlimError as error:
+        raise ZooSlimError(f"{name}: {error}") from error
+    except OSError:
         raise
     except Exception as error:  # of whatever kind: it is the network's own code
         if type(error).__name__ == "OutOfMemoryError":

@@ -50,6 +50,7 @@ def _of_architecture(name: str) -> dict[str, Any]:
     from zoo_slim.checkpoint._meta import build_on_meta
     from zoo_slim.registry import registry
 
+    loading.places(name)  # which says what else a name may mean that is not registered
     architecture = registry().find(name)
     with status(f"building {name}"):
         model = build_on_meta(architecture, {})

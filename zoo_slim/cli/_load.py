@@ -41,19 +41,15 @@ def load(
 
     It classifies the pictures that come with it. Its original is the network that it was slimmed from.
     """
-    from zoo_slim.checkpoint import PRUNING, read_config
+    from zoo_slim.checkpoint import PRUNING
     from zoo_slim.checkpoint._load import read_skeleton
     from zoo_slim.loading import load_folder
-    from zoo_slim.registry import registry
 
     folder = find_folder(name, pruned)
     with status(f"loading {name}"):
-        config = read_config(folder)
-        architecture = registry().find(config.architecture)
-        # before the clock runs, because it imports what the builder needs
-        base = (
-            architecture.build(**config.options).eval() if PRUNING in config.files else read_skeleton(folder).original
-        )
+        skeleton = read_skeleton(folder)  # before the clock runs, because it imports what the builder needs
+        config, architecture = skeleton.config, skeleton.architecture
+        base = architecture.build(**skeleton.options).eval() if PRUNING in config.files else skeleton.original
         start = time.perf_counter()
         model = load_folder(folder)
         seconds = time.perf_counter() - start

@@ -46,11 +46,20 @@ def push(
     people wrote into the model card. Log in with: hf auth login
     """
     from zoo_slim import hub, loading
+    from zoo_slim._errors import CheckpointError
 
     where = loading.place_of(source)
     (there, *_) = loading.places(where)
     if not isinstance(there, loading.LocalPlace):
         raise typer.BadParameter(f"push takes a folder, not {source!r}; pull it first", param_hint="SOURCE")
+    try:
+        if not there.variants():
+            there.fetch(None, weights=False)
+    except loading.NotThereError as error:
+        lacking = f"{there}: {error}"
+        if isinstance(there, loading.BundledPlace):
+            lacking = f"no weights of {source} come with the package; name the folder of a checkpoint"
+        raise CheckpointError(lacking) from error
     made = hub.push_folder(
         there.folder,
         repo,

@@ -75,8 +75,9 @@ def score(model: nn.Module, schema: PruningSchema, criterion: str | Criterion) -
     if schema.channels and np.isnan(scores).all():
         raise SlimmingError(
             f"the criterion scores none of the {schema.channels} channels of this {type(model).__name__}, so that "
-            "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 need "
-            "layers whose weights are not parametrised."
+            "nothing could be removed. bn_scale needs BatchNorm scales; l1 and l2 need layers whose weights are not "
+            'parametrised. Where there are no BatchNorm scales, choose criterion="l2" (on the command line --criterion '
+            "l2)."
         )
     return scores
 

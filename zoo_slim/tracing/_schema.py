@@ -36,7 +36,8 @@ def trace(model: nn.Module, example_input: Example, *, architecture: str | None 
     if found.training is not None:
         warnings.warn(
             f"{type(model).__name__} does not run in training mode on the example input ({found.training}): branches "
-            "that only run in training stay as they are, and may not fit the slim network. Try a larger example input.",
+            "that only run in training stay as they are, and may not fit the slim network. Try a larger example input, "
+            "or one with all that training needs (a detector's targets, as example_input=[images, targets]).",
             stacklevel=2,
         )
     elif found.unused:

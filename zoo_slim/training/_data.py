@@ -24,6 +24,7 @@ Part = tuple[int, int]
 ALONE: Part = (0, 1)
 
 DATASETS = ("cifar10", "mnist", "fashion-mnist", "image-folder")
+DOWNLOADABLE = ("mnist", "fashion-mnist")
 
 
 class Dataset(Protocol):
@@ -239,7 +240,7 @@ def load_dataset(
             is ever downloaded.
 
     Raises:
-        DataError: an unknown name, or files that are missing or damaged.
+        DataError: an unknown name, a download of what cannot be downloaded, or files that are missing or damaged.
     """
     if size is not None and size < 1:
         raise DataError(f"the height and width of the images must be at least 1, not {size}")
@@ -248,6 +249,11 @@ def load_dataset(
     if plain not in known:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
     root = Path(root).expanduser()
+    if download and known[plain] not in DOWNLOADABLE:
+        raise DataError(
+            f"only {' and '.join(DOWNLOADABLE)} can be downloaded, not {known[plain]}: leave the download out "
+            f"(download=True, --download), and put the files into {root} yourself"
+        )
     if known[plain] == "image-folder":
         from zoo_slim.training._folder import read_folder
 

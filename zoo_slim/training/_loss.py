@@ -67,4 +67,6 @@ def _all_logits(outputs: Any) -> list[Tensor]:
 def _describe(outputs: Any) -> str:
     if isinstance(outputs, Tensor):
         return f"a tensor of shape {list(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a dict of {', '.join(f'{key}: {_describe(value)}' for key, value in outputs.items())}"
     return f"a {type(outputs).__name__}"

@@ -3,7 +3,7 @@
 import copy
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def check_forward(model: nn.Module, dataset: Dataset, architecture: str, setting
     if settings is not None:
         count = min(2, part_size(dataset.limited(settings.limit) if settings.limit else dataset, settings))
     try:
-        logits = _forward(model, (count, *dataset.input_size))
+        outputs = _forward(model, (count, *dataset.input_size))
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         if settings is not None and count == 1 and _takes(model, (2, *dataset.input_size)):
@@ -119,6 +119,13 @@ def check_forward(model: nn.Module, dataset: Dataset, architecture: str, setting
         raise TrainingError(
             f"{architecture} does not take batches of {count} images of size {size} ({dataset.name}): {said}. "
             "Choose other options, another architecture, or for image-folder another --image-size"
+        ) from error
+    try:
+        logits = logits_of(outputs)
+    except TrainingError as error:
+        raise TrainingError(
+            f"the training commands cannot take {architecture}: {error}. Train it in Python, and slim it there with "
+            "zoo_slim.slim"
         ) from error
     if logits.shape[0] != count or logits.shape[1] < len(dataset.classes):
         raise TrainingError(
@@ -134,7 +141,7 @@ def check_teacher(teacher: nn.Module, model: nn.Module, dataset: Dataset) -> Non
         TrainingError: they differ.
     """
     shape = (2, *dataset.input_size)
-    taught, own = (_forward(network, shape, training=False).shape[1] for network in (teacher, model))
+    taught, own = (logits_of(_forward(network, shape, training=False)).shape[1] for network in (teacher, model))
     if taught != own:
         raise TrainingError(
             f"the teacher returns {taught} logits, the network that is to imitate it {own}; "
@@ -161,13 +168,13 @@ def _alone(architecture: str, dataset: Dataset, settings: Settings, said: str) -
     return f"{architecture} cannot be trained on 1 image at a time ({said}), and {why}"
 
 
-def _forward(model: nn.Module, shape: tuple[int, ...], training: bool = True) -> torch.Tensor:
+def _forward(model: nn.Module, shape: tuple[int, ...], training: bool = True) -> Any:
     from zoo_slim.tracing import meta_copy
 
     with torch.no_grad():
         try:
-            return logits_of(meta_copy(model).train(training)(torch.empty(shape, device="meta")))
+            return meta_copy(model).train(training)(torch.empty(shape, device="meta"))
         except Exception:  # perhaps only meta tensors are at fault
             probe = copy.deepcopy(model).cpu().train(training)
             with torch.random.fork_rng(devices=[]):
-                return logits_of(probe(torch.rand(shape)))
+                return probe(torch.rand(shape))
