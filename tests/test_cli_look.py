@@ -212,7 +212,7 @@ def test_load_without_demo_or_base(zoo_slim, bundled, tmp_path):
         (("predict", NAME, "nowhere.png", "--pruned", "0.5"), ["nowhere.png: there is no such file"]),
         (("predict", NAME, ".", "--pruned", "0.5"), [".: is a folder; name its files"]),
         (("load", NAME, "--pruned", ".5"), ["'--pruned'", "did you mean '0.5'?"]),
-        (("load", "vgg11"), ["To have weights of vgg11, train it (zoo-slim train)", "docs/training.md"]),
+        (("load", "vgg11"), ["To have weights of vgg11, train it (zoo-slim train)", "zoo-slim convert"]),
         (("info", "https://huggingface.co/me/net"), ["write 'hf-hub:me/net' for a repository"]),
         (("info", "me/net"), ["write 'hf-hub:me/net' for a repository"]),
         (("push", "vgg11", "me/net"), ["no weights of vgg11 come with the package; name the folder"]),

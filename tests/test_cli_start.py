@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from zoo_slim.cli import app
 
-COMMANDS = ("list", "info", "load", "predict", "slim", "schema", "verify", "export")
+COMMANDS = ("list", "info", "load", "predict", "convert", "slim", "schema", "verify", "export")
 HEAVY = {"torchvision", "timm", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "accelerate"}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo_slim._errors import ZooSlimError as ZooSlimError
     from zoo_slim.checkpoint import new_head as new_head
     from zoo_slim.checkpoint import save as save
+    from zoo_slim.converting import convert as convert
     from zoo_slim.hub import push_to_hub as push_to_hub
     from zoo_slim.listing import list_models as list_models
     from zoo_slim.loading import load as load
@@ -48,6 +49,7 @@ _HOMES = {
     "SlimPruner": "slimming",
     "ZooSlimError": "_errors",
     "apply_result": "result",
+    "convert": "converting",
     "find_cliff": "slimming",
     "fold_constants": "slimming",
     "list_models": "listing",

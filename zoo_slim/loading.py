@@ -320,8 +320,8 @@ def weights_of_your_own(name: str) -> list[str]:
     if name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return []
     return [
-        f"To have weights of {name}, train it (zoo-slim train), or save those that you have (zoo_slim.save; "
-        'docs/training.md, "From weights that somebody else trained").'
+        f"To have weights of {name}, train it (zoo-slim train), or make a checkpoint of published ones or of your own "
+        "(zoo-slim convert, zoo_slim.save)."
     ]
 
 

@@ -11,6 +11,7 @@ import typer
 
 from zoo_slim._errors import ZooSlimError
 from zoo_slim.cli import (
+    _convert,
     _coverage,
     _export,
     _info,
@@ -34,7 +35,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # its help would import rich's markdown, a third of the time that --help takes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_list, _info, _load, _predict, _training, _slim, _schema, _verify, _coverage, _push, _report, _export):
+for module in (
+    _list, _info, _load, _predict, _convert, _training, _slim, _schema, _verify, _coverage, _push, _report, _export,
+):  # fmt: skip
     module.add_commands(app)
 
 
