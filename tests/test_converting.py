@@ -167,7 +167,7 @@ def test_torchvisions_weights(published, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     for left in (tmp_path / "home").rglob("*.pth"):
         left.unlink()
-    with pytest.raises(CheckpointError, match=f"{TORCHVISION}: its published weights could not be had: .*hash"):
+    with pytest.raises(CheckpointError, match=f"{TORCHVISION}: its published weights could not be had .*hash"):
         convert(TORCHVISION, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -187,7 +187,7 @@ zoo_slim.convert("timm/{TIMM}", "start")
 print(error_of(zoo_slim.convert, "timm/test_efficientnet.r160_in1k", "other"), Path("other").exists())
 """
     said = client.run(code).ok()
-    assert "timm/test_efficientnet.r160_in1k: its published weights could not be had: " in said and "False" in said
+    assert "timm/test_efficientnet.r160_in1k: its published weights could not be had (" in said and "False" in said
     start = next(tmp_path.rglob("start"))
     assert same(start, network)
     config = json.loads((start / "config.json").read_text())

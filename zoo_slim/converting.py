@@ -1,6 +1,5 @@
 """Slim checkpoints of weights from elsewhere: those that timm and torchvision publish, and those of a file."""
 
-import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from zoo_slim._errors import CheckpointError
 from zoo_slim._names import listed
 from zoo_slim.checkpoint import save
 from zoo_slim.checkpoint._meta import build_real
+from zoo_slim.hub._errors import first_line
+from zoo_slim.hub._verify import read_digests
 from zoo_slim.registry import Architecture, registry
 
 __all__ = ["convert"]
@@ -126,11 +127,7 @@ def _from_file(architecture: Architecture, options: dict[str, Any], file: Path) 
     state = _read(file)
     model = build_real(architecture, options)
     _put(state, model, architecture, str(file))
-    sha256 = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            sha256.update(block)
-    return model, {"training": {"weights": {"from": file.name, "sha256": sha256.hexdigest()}}}
+    return model, {"training": {"weights": {"from": file.name, "sha256": read_digests(file).sha256}}}
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -147,10 +144,10 @@ def _read(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file}: holds more than tensors, which is not unpickled: it could run code. Where it was made, save the"
-            f" state dict alone: torch.save(model.state_dict(), file) ({str(error).splitlines()[0]})"
+            f" state dict alone: torch.save(model.state_dict(), file) ({first_line(error)})"
         ) from error
     except Exception as error:  # of whatever kind: each format has its own
-        raise CheckpointError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{file}: cannot be read ({first_line(error)})") from error
     while isinstance(found, Mapping) and (nests := [key for key in _NESTS if isinstance(found.get(key), Mapping)]):
         found = found[nests[0]]
     if not isinstance(found, Mapping) or not found or not all(isinstance(part, Tensor) for part in found.values()):
@@ -188,5 +185,4 @@ def _unpublished(architecture: Architecture, who: str) -> CheckpointError:
 
 
 def _unfetched(architecture: Architecture, error: Exception) -> CheckpointError:
-    said = str(error).strip().partition("\n")[0] or type(error).__name__
-    return CheckpointError(f"{architecture.name}: its published weights could not be had: {said}")
+    return CheckpointError(f"{architecture.name}: its published weights could not be had ({first_line(error)})")
