@@ -335,7 +335,7 @@ def test_the_folder_of_a_run_is_not_its_checkpoint(zoo_slim, tmp_path, monkeypat
     checkpoint.save(build_tiny().eval(), "run/model", architecture=NAME)
     for words in (("load", "run"), ("info", "run"), ("slim", "run", "--ratio", "0.5"), ("push", "run", "me/net")):
         ran = zoo_slim(*words)
-        assert ran.code == 1 and "local-dir:run: it has no config.json; did you mean run/model?" in ran.err
+        assert ran.code == 1 and "local-dir:run: it has no config.json; did you mean local-dir:run/model?" in ran.err
 
 
 def test_predict_wants_an_image(zoo_slim, bundled, tmp_path):

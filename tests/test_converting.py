@@ -49,6 +49,7 @@ def wrapped(state, prefix):
         lambda state: {"epoch": 3, "state_dict": state, "lr": 0.1},
         lambda state: {"model": {"state_dict": state}},
         lambda state: {"model": wrapped(state, "module._orig_mod.")},
+        lambda state: wrapped(state, "_orig_mod.module."),
         lambda state: {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")},
     ],
 )
@@ -127,6 +128,8 @@ def test_what_nobody_publishes(tmp_path):
             convert(name, tmp_path / "start")
     with pytest.raises(CheckpointError, match=r"are for 1000 classes; leave num_classes out.*new_head"):
         convert(TORCHVISION, tmp_path / "start", options={"num_classes": 5})
+    with pytest.raises(CheckpointError, match=rf"timm/{TIMM}: .* are for 1000 classes; leave num_classes out"):
+        convert(f"timm/{TIMM}", tmp_path / "start", options={"num_classes": 5})
     with pytest.raises(RegistryError, match="pretrained"):
         convert(TORCHVISION, tmp_path / "start", options={"pretrained": True})
 
@@ -192,4 +195,5 @@ print(error_of(zoo_slim.convert, "timm/test_efficientnet.r160_in1k", "other"), P
     assert same(start, network)
     config = json.loads((start / "config.json").read_text())
     assert config["architecture"] == f"timm/{TIMM}" and config["input"]["size"] == [3, 160, 160]
+    assert config["options"] == {"num_classes": 1000}
     assert config["training"]["weights"]["name"] == TIMM and len(config["input"]["mean"]) == 3

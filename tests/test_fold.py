@@ -257,6 +257,28 @@ def test_an_upsampling_that_gives_each_position_the_same_is_exact():
     assert folding.targets == {"4.weight": "4.bias"} and not folding.uneven and far(folded, model) < 1e-9
 
 
+def test_what_is_no_constant_makes_nothing_uneven():
+    def joined(m, x):
+        skip = m.bn(m.stem(x)).relu()
+        return m.head(torch.cat([m.up(F.avg_pool2d(skip, 2)), skip], 1))
+
+    parts = {"stem": cnn(3, 8), "bn": nn.BatchNorm2d(8), "up": nn.ConvTranspose2d(8, 6, 2, 2)}
+    model = sparse(Net(joined, **parts, head=cnn(14, 5, 3, padding=1)))
+    schema = trace(model, IMAGES)
+    scores = dict(zip(schema.members(), ([1.0] * 8, [1.0] * 6), strict=True))
+
+    def criterion(model, schema):
+        found = np.full(schema.channels, 1.0)
+        stem, up = (schema.members()[name] for name in scores)
+        found[stem[::2]], found[up[:2]] = 0.0, 0.1
+        return found
+
+    _, result = slim(model, ratio=6 / 14, criterion=criterion, example_input=IMAGES, schema=schema)
+    assert len(result.kept["stem.weight"][0]) == len(result.kept["up.weight"][1]) == 4
+    _, folding = fold_constants(model, result, IMAGES)
+    assert folding.varying and "head.weight" in folding.at_borders and "head.weight" not in folding.uneven
+
+
 def test_means_come_closer_than_nothing():
     for layer in (upsampling, Unpooled):
         model = sparse(nn.Sequential(cnn(3, 8), nn.BatchNorm2d(8), nn.ReLU(), layer(), cnn(8, 5)))

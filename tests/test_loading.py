@@ -199,7 +199,8 @@ def test_checkpoints_in_the_folder_that_was_named_are_offered(zoo: Path, tmp_pat
     fill(tmp_path / "run" / "model")
     (tmp_path / "run" / "log").mkdir()
     lacks = f"variant '{tag}'" if tag else r"config\.json"
-    with pytest.raises(CheckpointError, match=f"run: it has no {lacks}; did you mean {tmp_path}/run/model\\?$"):
+    meant = f"local-dir:{tmp_path}/run/model"
+    with pytest.raises(CheckpointError, match=f"run: it has no {lacks}; did you mean {meant}\\?$"):
         load(tmp_path / "run", tag)
     with pytest.raises(CheckpointError, match=f"log: it has no {lacks}$"):
         load(tmp_path / "run" / "log", tag)

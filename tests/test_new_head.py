@@ -1,8 +1,10 @@
 """A network that was trained for some classes, made one for others."""
 
+import copy
 import dataclasses
 import warnings
 
+import checkpoint_cnn
 import pytest
 import torch
 from cli_helpers import NAME as TINY
@@ -12,9 +14,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zoo_slim
-from zoo_slim import new_head, slim
+from zoo_slim import new_head, register, slim
 from zoo_slim._errors import CheckpointError, RegistryError
-from zoo_slim.checkpoint import attach_origin, origin_of, save
+from zoo_slim.checkpoint import Origin, attach_origin, origin_of, save
 from zoo_slim.cli import app
 from zoo_slim.slimming import randomize
 from zoo_slim.training import Settings, TrainingError
@@ -69,6 +71,25 @@ def test_dtype_and_mode_stay(model, dtype):
     assert made.bn1.num_batches_tracked.dtype == torch.int64
 
 
+def test_buffers_that_are_not_saved_come_along():
+    given = checkpoint_cnn.trained().half()
+    given.ramp.mul_(2)
+    attach_origin(given, Origin(checkpoint_cnn.NAME, {"num_classes": 5}))
+    made = new_head(given, 3)
+    assert made.ramp.dtype == torch.float16 and torch.equal(made.ramp, given.ramp)
+    assert made.ramp.data_ptr() != given.ramp.data_ptr() and made.again is made.scale
+    assert made(torch.rand(2, 3, 12, 12).half()).shape == (2, 3)
+
+
+def test_a_network_without_a_head_gets_one():
+    given = zoo_slim.load("timm/test_resnet", pretrained=False, num_classes=1000)
+    headless = copy.deepcopy(given)
+    headless.reset_classifier(0)
+    made = new_head(headless, 4)
+    assert made(torch.rand(2, 3, 64, 64)).shape == (2, 4)
+    assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in headless.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "name, head",
     [
@@ -93,12 +114,16 @@ def test_who_cannot_have_one(model):
         new_head(nn.Linear(3, 4), 3)
     with pytest.raises(CheckpointError, match="a number or a list of names, found 'cat'"):
         new_head(model, "cat")
-    with pytest.raises(RegistryError, match="num_classes"):
-        new_head(model, 0)
+    for count in (0, 3.0):
+        with pytest.raises(RegistryError, match="num_classes"):
+            new_head(model, count)
     changed = zoo_slim.load("resnet18", pruned="0.75")
     changed.fc = nn.Sequential(nn.Dropout(), changed.fc)
     with pytest.raises(CheckpointError, match=r"fc.* of the model is not as architecture 'resnet18' builds it"):
         new_head(changed, 3)
+    register("padded-head")(lambda num_classes=3: nn.Sequential(nn.Flatten(), nn.Linear(12, 8)))
+    with pytest.raises(CheckpointError, match="'padded-head' builds nothing in another shape for another num_classes"):
+        new_head(zoo_slim.load("padded-head", pretrained=False), 4)
     without = attach_origin(nn.Linear(2, 2), dataclasses.replace(origin_of(model), architecture="RepVGG-none"))
     with pytest.raises(RegistryError, match="RepVGG-none"):
         new_head(without, 3)

@@ -530,4 +530,5 @@ def test_a_summary_compares_accuracies_of_the_same_images(trained, data, tmp_pat
     settings = dataclasses.replace(SETTINGS, limit=5)
     summary = run_all(None, data, settings, settings, [0.5], tmp_path, base=trained)
     expected = evaluate(load(f"local-dir:{trained}"), data.load().limited(5))["accuracy"]
+    assert expected != read_config(trained).metrics["test_accuracy"]
     assert summary["base"]["test_accuracy"] == read_config(summary["saved"]).base["test_accuracy"] == expected

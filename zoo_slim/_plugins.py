@@ -1,10 +1,19 @@
 """What installed packages offer through entry points, and how it is named in messages."""
 
+import importlib
+import os
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-__all__ = ["Package", "entry_points", "label", "names", "package_of", "reason"]
+from zoo_slim._errors import RegistryError
+
+__all__ = ["IMPORTS", "Package", "entry_points", "import_modules", "label", "names", "package_of", "reason"]
+
+IMPORTS = "ZOO_SLIM_IMPORT"
+"""Environment variable: modules that the command imports, with blanks between them."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,98}")
@@ -35,6 +44,25 @@ class Package:
             return metadata.version(self.name)
         except metadata.PackageNotFoundError:
             return None
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Import modules that register architectures; the present folder is searched, too, as by ``python -m``.
+
+    Raises:
+        RegistryError: naming the one that cannot be imported.
+    """
+    if modules:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise RegistryError(f"--import {name}: it needs the module {error.name!r}, which is missing") from error
+            raise RegistryError(f"--import {name}: there is no such module, here or installed") from error
+        except Exception as error:
+            raise RegistryError(f"--import {name}: {reason(error)}") from error
 
 
 def entry_points(group: str) -> list[metadata.EntryPoint]:

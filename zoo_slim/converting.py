@@ -77,11 +77,14 @@ def _from_timm(architecture: Architecture, options: dict[str, Any]) -> Found:
     published = timm.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
         raise _unpublished(architecture, "timm")
+    _check_count(architecture, options, published.num_classes)
     try:
         model = timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # of whatever kind: the client's, torch's, the builder's
         raise _unfetched(architecture, error) from error
     config: Any = model.pretrained_cfg
+    if published.num_classes:
+        options = {**options, "num_classes": published.num_classes}
     size = [int(length) for length in config["input_size"]]
     size[0] = options.get("in_chans", size[0])
     expected: dict[str, Any] = {"size": size}
@@ -93,7 +96,7 @@ def _from_timm(architecture: Architecture, options: dict[str, Any]) -> Found:
     }
     if config.get("license"):
         source["license"] = str(config["license"])
-    return model, {"input": expected, "training": {"weights": source}}
+    return model, {"options": options, "input": expected, "training": {"weights": source}}
 
 
 def _from_torchvision(architecture: Architecture, options: dict[str, Any]) -> Found:
@@ -104,11 +107,7 @@ def _from_torchvision(architecture: Architecture, options: dict[str, Any]) -> Fo
         raise _unpublished(architecture, "torchvision or timm")
     chosen = published.DEFAULT
     classes = tuple(chosen.meta["categories"])
-    if architecture.class_count(options) not in (None, len(classes)):
-        raise CheckpointError(
-            f"{architecture.name}: the published weights are for {len(classes)} classes; leave num_classes out, and"
-            " give what is saved a head of its own: zoo_slim.new_head, or zoo-slim finetune --new-head"
-        )
+    _check_count(architecture, options, len(classes))
     options = {name: True for name in _WITH_WEIGHTS if name in architecture.options} | options
     model = build_real(architecture, options)
     try:
@@ -153,9 +152,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(part, Tensor) for part in found.values()):
         raise CheckpointError(f"{file}: holds no state dict: names and tensors, alone or as {listed(list(_NESTS))}")
     state = {str(name): tensor for name, tensor in found.items()}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
@@ -176,6 +174,14 @@ def _put(state: Mapping[str, Tensor], model: nn.Module, architecture: Architectu
             f" (options=, --option): {listed(list(architecture.options)) or 'it has no options'}"
         )
     model.load_state_dict(state, strict=False)
+
+
+def _check_count(architecture: Architecture, options: Mapping[str, Any], count: int) -> None:
+    if architecture.class_count(options) not in (None, count):
+        raise CheckpointError(
+            f"{architecture.name}: the published weights are for {count} classes; leave num_classes out, and give what"
+            " is saved a head of its own: zoo_slim.new_head, or zoo-slim finetune --new-head"
+        )
 
 
 def _unpublished(architecture: Architecture, who: str) -> CheckpointError:

@@ -43,8 +43,8 @@ NAMESPACE = "ZOO_SLIM_NAMESPACE"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _EXPECTED = f"expected a registered name, {HUB_PREFIX}org/name, or a folder's path"
 _FILE = (
-    "is a file; name the checkpoint's folder that it is in, or build its network, load its weights there, and call "
-    "zoo_slim.save(model, folder, architecture=...)"
+    "is a file; name the checkpoint's folder that it is in, or make one of its weights: zoo-slim convert NAME "
+    "--weights FILE, or zoo_slim.convert"
 )
 _LIKE_HUB = re.compile(r"^(?:(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/|(?:hf[-_]?hub|hf|hub):/*)", re.IGNORECASE)
 _LIKE_LOCAL = re.compile(r"^local[-_]?dir:", re.IGNORECASE)
@@ -108,7 +108,7 @@ class BundledPlace(LocalPlace):
 def _below(folder: Path) -> str:
     """Offer the checkpoints in a folder that is none itself, ``model`` in that of a run for instance."""
     inside = (file.parent for file in folder.glob(f"*/{CONFIG}"))
-    found = sorted(str(one) for one in inside if not one.name.startswith((".", VARIANT_PREFIX)))
+    found = sorted(f"{LOCAL_PREFIX}{one}" for one in inside if not one.name.startswith((".", VARIANT_PREFIX)))
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 

@@ -129,8 +129,8 @@ def parse_config(data: bytes, where: str) -> Config:
     raw = parse_object(data, where, _LIMIT)
     if "format" not in raw:
         raise CheckpointError(
-            f"{where}: field 'format' is missing: a checkpoint of another library; build its network there, and "
-            "zoo_slim.save it"
+            f"{where}: field 'format' is missing: a checkpoint of another library; make one of its weights with "
+            "zoo-slim convert, or build its network there and zoo_slim.save it"
         )
     if raw["format"] != FORMAT:
         fail(where, "format", repr(FORMAT), raw["format"])

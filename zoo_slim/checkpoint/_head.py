@@ -20,8 +20,9 @@ __all__ = ["new_head"]
 def new_head(model: nn.Module, classes: int | Iterable[str]) -> nn.Module:
     """Return the same network, slim as it is, with a new head for other classes. The given one stays as it is.
 
-    The head is all that the architecture builds in another shape for another ``num_classes``: the last linear layer of
-    most. It begins with the architecture's random weights, from torch's global generator; all else is the model's.
+    The head is all that the architecture builds in another shape, or not at all, for another ``num_classes``: the last
+    linear layer of most. It begins with the architecture's random weights, from torch's global generator; all else is
+    the model's.
 
     Args:
         model: a network that zoo_slim loaded or slimmed, of an architecture with the option ``num_classes``.
@@ -32,7 +33,7 @@ def new_head(model: nn.Module, classes: int | Iterable[str]) -> nn.Module:
         trained, but no metrics, which are of the other classes.
 
     Raises:
-        CheckpointError: zoo_slim did not build the model, or it is not what its architecture builds.
+        CheckpointError: zoo_slim did not build the model, it is not what its architecture builds, or that has no head.
         RegistryError: the architecture has no option ``num_classes``, or it cannot be that number.
     """
     model = unwrap(model)
@@ -42,28 +43,31 @@ def new_head(model: nn.Module, classes: int | Iterable[str]) -> nn.Module:
             "new_head: the architecture of this model is not known, as zoo_slim did not build it: load it with"
             " zoo_slim.load, or replace its last layer yourself"
         )
-    names = None if isinstance(classes, int) else tuple(classes)
+    names = tuple(classes) if isinstance(classes, Iterable) else None
     if isinstance(classes, str) or (names is not None and not all(isinstance(name, str) for name in names)):
         raise CheckpointError(f"new_head: classes must be a number or a list of names, found {classes!r}")
     count = classes if names is None else len(names)
     known = registry().find(origin.architecture)
     options = known.check({**origin.options, "num_classes": count})
     head = _sized_by_classes(known, options)
+    if not head:
+        raise CheckpointError(f"new_head: {known.name!r} builds nothing in another shape for another num_classes")
     made = build_real(known, options)
     if origin.result is not None:
         made = apply_result(made, origin.result)
     given, wanted = named_tensors(model), named_tensors(made)
-    for name in {**given, **wanted}:
-        if name not in given or name not in wanted or (name not in head and given[name].shape != wanted[name].shape):
+    for name in {**given, **wanted}.keys() - head:
+        if name not in given or name not in wanted or given[name].shape != wanted[name].shape:
             raise CheckpointError(
                 f"new_head: {name} of the model is not as architecture {known.name!r} builds it; replace the last layer"
                 " of a network that was changed yourself"
             )
+    like = next(model.parameters())
+    unsaved = dict(model.named_buffers())
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            like = given[name].detach()
-            tensor.data = tensor.data.to(like) if name in head else like.clone()
-    made.to(next(model.parameters()).device)  # buffers that are not in the state dict
+        for name, tensor in {**dict(made.named_buffers()), **wanted}.items():
+            source = None if name in head else given.get(name, unsaved.get(name))
+            tensor.data = tensor.data.to(like) if source is None else source.detach().clone()
     made.train(model.training)
     return attach_origin(made, replace(origin, options=options, classes=names, metrics={}, base={}))
 

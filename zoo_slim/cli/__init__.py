@@ -1,6 +1,5 @@
 """The command ``zoo-slim``. Heavy libraries are imported inside the commands."""
 
-import importlib
 import io
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from zoo_slim._errors import ZooSlimError
+from zoo_slim._plugins import IMPORTS, import_modules
 from zoo_slim.cli import (
     _convert,
     _coverage,
@@ -50,18 +50,9 @@ def _version(wanted: bool) -> None:
 
 
 def _import(modules: list[str]) -> None:
-    """Import what registers architectures; the present folder is searched, too, as by ``python -m``."""
+    import_modules(modules)
     if modules:
-        sys.path.insert(0, os.getcwd())
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ZooSlimError(f"--import {name}: it needs the module {error.name!r}, which is missing") from error
-            raise ZooSlimError(f"--import {name}: there is no such module, here or installed") from error
-        except Exception as error:
-            raise ZooSlimError(f"--import {name}: {type(error).__name__}: {error}") from error
+        os.environ[IMPORTS] = " ".join(modules)  # for the processes that some commands start
 
 
 @app.callback()
@@ -71,9 +62,9 @@ def _start(
         typer.Option(
             "--import",
             metavar="MODULE",
-            envvar="ZOO_SLIM_IMPORT",
+            envvar=IMPORTS,
             callback=_import,
-            help="Import a module of yours that registers architectures; may be repeated.",
+            help="Import a module of yours that registers architectures; may be repeated (the variable: blanks between).",
         ),
     ] = [],  # noqa: B006  # typer copies it
     version: Annotated[

@@ -114,7 +114,7 @@ def slim(
         Path | None, typer.Option("--picture", help="Draw the sorted scales and the cliff: .png, .svg or .pdf.")
     ] = None,
     weights: Annotated[
-        bool, typer.Option(help="--no-weights: a few KB; the weights are cut from the source's, one folder up.")
+        bool, typer.Option(help="--no-weights: tens of KB; the weights are cut from the source's, one folder up.")
     ] = True,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help=f"For accuracy, gradients and --recalibrate: {DATASETS}.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from zoo_slim import __version__
+from zoo_slim._plugins import IMPORTS, import_modules
 from zoo_slim.coverage._memory import peak_memory
 from zoo_slim.coverage._names import find
 from zoo_slim.coverage._share import reasons, removable_share
@@ -262,4 +264,5 @@ def _where(error: BaseException) -> list[str]:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")  # models warn of their own deprecations
     warnings.filterwarnings("error", message="all channels of .* stay")
+    import_modules(os.environ.get(IMPORTS, "").split())
     measure(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

@@ -53,9 +53,9 @@ class Reader:
         shift: what these add to each output channel, float64 ``[O]``: away from padded borders, or, if uneven, in the
             mean.
         at_borders: whether they add something else near the borders.
-        uneven: whether they add something else from position to position, as the layer is a transposed convolution with
-            a stride, whose neighbouring outputs see other taps, or comes behind one, an unpooling or a shuffle of
-            pixels.
+        strided: whether it is a transposed convolution with a stride, whose neighbouring outputs see other taps.
+        behind: whether it comes behind one, an unpooling or a shuffle of pixels.
+        uneven: whether they add something else from position to position for one of these two reasons.
         norm: the name of a running mean, where all that uses the output is one BatchNorm with that mean.
     """
 
@@ -67,6 +67,8 @@ class Reader:
     constant: Tensor = field(repr=False)
     shift: Tensor | None = None
     at_borders: bool = False
+    strided: bool = False
+    behind: bool = False
     uneven: bool = False
     norm: str | None = None
 
@@ -111,12 +113,13 @@ def find_readers(model: nn.Module, result: PruningResult, example: Example) -> t
         if [call.weight for call in calls] != [call.weight for call in readers]:
             return [], set()
         for place, call in enumerate(calls):
-            readers[place].uneven |= call.uneven
+            shown = call.values[readers[place].constant]
+            readers[place].uneven |= call.strided or (call.behind and _varies(shown))
             constant = readers[place].constant.reshape(-1, *[1] * (call.values.ndim - 1))
             outputs[place] = outputs[place] + weight * call.linear(call.values * constant)
     for reader, output in zip(readers, outputs, strict=True):
         assert isinstance(output, Tensor)
-        varies = bool(((output.amax(1) - output.amin(1)) > _ROUNDING * (1 + output.abs().amax())).any())
+        varies = _varies(output)
         reader.uneven &= varies
         reader.at_borders = varies and not reader.uneven
         reader.shift = output.mean(1) if reader.uneven else output.median(1).values
@@ -230,12 +233,20 @@ class _Watch(TorchFunctionMode):
 
         values = sample.movedim(axis, 0).index_select(0, removed)
         unknown = torch.zeros(len(removed), dtype=torch.bool)
-        flat = values.reshape(len(values), -1)
-        differs = bool((flat.amax(1) - flat.amin(1) > _ROUNDING * (1 + flat.abs().amax(1))).any())
-        uneven = strided or (differs and x in self._uneven)
-        reader = Reader(name, self._names.get(id(bias)), removed, values, linear, unknown, uneven=uneven)
+        behind = x in self._uneven
+        reader = Reader(
+            name, self._names.get(id(bias)), removed, values, linear, unknown, strided=strided, behind=behind
+        )
         self.readers.append(reader)
         self._outputs[id(output)] = (output, reader, [])
+
+
+def _varies(values: Tensor) -> bool:
+    """Whether rows ``[N, positions]`` or ``[N, ...]`` hold something else from position to position."""
+    if not values.numel():
+        return False
+    flat = values.reshape(len(values), -1)
+    return bool((flat.amax(1) - flat.amin(1) > _ROUNDING * (1 + flat.abs().amax())).any())
 
 
 def _is_above_one(steps: int | Sequence[int] | None) -> bool:

@@ -105,10 +105,14 @@ def _enter(folder: Path, description: dict[str, Any], resume: bool) -> None:
             value, old = values.get(name), before.get(name)
             unknown = name in RECORDED_LATER and name not in before
             if value != old and name not in FREE_TO_CHANGE and not unknown:
-                option = " (image_size, --image-size)" if name == "input_size" else ""
+                same = "resume with the same"
+                if name == "input_size":
+                    same += " (image_size, --image-size)"
+                elif name in ("mean", "std"):
+                    same = "images are now normalised as the network's checkpoint says; begin a new run"
                 raise TrainingError(
                     f"{folder} holds a run with {part} {name} = {old!r}, now it is {value!r}: "
-                    f"resume with the same{option}, or choose another folder"
+                    f"{same}, or choose another folder"
                 )
 
 

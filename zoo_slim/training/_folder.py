@@ -176,9 +176,9 @@ def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Any:
     return broken or torch.utils.data.default_collate(samples)
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """A signal to all processes of a job is for the main one, which needs its workers to the end of the step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_a_sigterm(worker: int) -> None:
+    """One to all processes of a job is for the main one, which needs its workers to the end of the step."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _load(view: _View, batches: list[list[int]], device: torch.device, workers: int) -> Iterator[Batch]:
@@ -189,7 +189,7 @@ def _load(view: _View, batches: list[list[int]], device: torch.device, workers: 
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_outlive_a_sigterm,
     )
     for batch in loader:
         if isinstance(batch, DataError):

@@ -124,7 +124,7 @@ def check_outputs(model: nn.Module, dataset: Dataset, source: str | Path) -> Non
     if built not in (None, count):
         raise TrainingError(
             f"{source} was built with num_classes={built}, but {dataset.name} has {count} classes: "
-            f"build the {origin.architecture} with num_classes={count}, save it, and go on with that"
+            f"finetune with --new-head, or build the {origin.architecture} with num_classes={count} and save it"
         )
 
 
