@@ -184,7 +184,7 @@ def test_a_file_is_no_checkpoint(zoo: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.pth").write_bytes(b"weights")
     for name in ("net.pth", "./net.pth", tmp_path / "net.pth"):
-        with pytest.raises(CheckpointError, match=r"is a file; .*zoo_slim\.save\(model, folder, architecture="):
+        with pytest.raises(CheckpointError, match=r"is a file; .*zoo-slim convert NAME --weights FILE"):
             load(name)
 
 

@@ -64,7 +64,7 @@ def _start(
             metavar="MODULE",
             envvar=IMPORTS,
             callback=_import,
-            help="Import a module of yours that registers architectures; may be repeated (the variable: blanks between).",
+            help="Import a module that registers architectures of yours; may be repeated (variable: with blanks).",
         ),
     ] = [],  # noqa: B006  # typer copies it
     version: Annotated[
