@@ -82,6 +82,8 @@ def test_a_module_of_ones_own_is_imported(tmp_path):
     for words, environment in ((["--import", "my_nets"], {}), ([], {"ZOO_SLIM_IMPORT": "my_nets"})):
         done = in_folder(tmp_path, *words, "list", "my_only*", **environment)
         assert (done.returncode, done.stderr) == (0, "") and "my_only_net" in done.stdout
+    done = in_folder(tmp_path, "--import", "my_nets", "coverage", "my_only_net")  # which measures in another process
+    assert "no architecture" not in done.stdout and '"stage": "end"' in (tmp_path / "coverage.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
