@@ -229,7 +229,7 @@ def test_networks_that_could_not_be_saved_are_refused_before_training(data, tmp_
     register_tiny()
     source = tmp_path / "start"
     save(registry().find(TINY).build(num_classes=12), source, architecture=TINY, options={"num_classes": 12})
-    message = "start was built with num_classes=12, but fashion-mnist has 10 classes: finetune with --new-head, or build"
+    message = "start was built with num_classes=12, but fashion-mnist has 10 classes: finetune with --new-head, or "
     with pytest.raises(TrainingError, match=message):
         finetune(source, data, SETTINGS, tmp_path / "run")
     with pytest.raises(TrainingError, match=message):
