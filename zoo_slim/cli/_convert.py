@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from zoo_slim.cli._options import Options, example, parse_options
+from zoo_slim.cli._training import Stem
 
 __all__ = ["add_commands"]
 
@@ -24,9 +25,7 @@ def convert(
             "--weights", help="A state dict, .safetensors or .pth. Default: what timm or torchvision publish."
         ),
     ] = None,
-    stem: Annotated[
-        str | None, typer.Option("--stem", help="Builder option stem, where the architecture has it.")
-    ] = None,
+    stem: Stem = None,
     num_classes: Annotated[
         int | None, typer.Option("--num-classes", help="Classes that the weights tell apart.")
     ] = None,
