@@ -129,6 +129,9 @@ CONFIG_CASES = [
     (put("package", {"name": "--index-url=http://host", "version": "1"}), "'package'"),
     (put("package", {"name": "numpy", "version": "1\n2"}), "'package'"),
     (put("package", {"name": ["numpy"], "version": 1}), "'package'"),
+    (put("libraries", {"numpy": "1"}), "'libraries'"),
+    (put("libraries", [{"name": "numpy", "version": "1"}, "scipy"]), r"'libraries\[1\]'"),
+    (put("libraries", [{"name": "numpy", "version": "1"}] * 101), "'libraries'.*at most 100"),
     (put("base_weights", {"sha256": "0" * 64, "bytes": 1}), "'base_weights'"),
 ]
 

@@ -499,6 +499,39 @@ def test_export_of_a_fixed_batch(zoo_slim, tmp_path, format):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_export_with_the_normalisation(zoo_slim, tmp_path, format):
+    model = save_slim(tmp_path / "model")
+    file = tmp_path / f"tiny.{format}"
+    ran = zoo_slim("export", "model", "--pruned", "0.5", "--normalize", "--output", file.name)
+    assert ran.code == 0, ran.err
+    pixels = torch.rand(2, 3, 32, 32)
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": pixels.numpy()})
+        note = session.get_modelmeta().custom_metadata_map["zoo_slim"]
+    else:
+        notes = {"zoo_slim": ""}
+        found = torch.export.load(str(file), extra_files=notes).module()(pixels).detach().numpy()
+        note = notes["zoo_slim"]
+    expected = model((pixels - 0.25) / 0.5)
+    assert np.allclose(found, expected.detach().numpy(), atol=1e-5)
+    assert json.loads(note)["input"] == INPUT | {"mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
+def test_export_puts_in_no_normalisation_that_is_not_recorded(zoo_slim, tmp_path):
+    checkpoint.save(build_tiny(), tmp_path / "model", architecture=NAME, options={}, input={"size": [3, 32, 32]})
+    ran = zoo_slim("export", "model", "--normalize", "--output", "x.pt2")
+    assert (ran.code, ran.err) == (
+        1,
+        "zoo-slim: model: its checkpoint records no mean and std of its images: leave out --normalize\n",
+    )
+    assert not (tmp_path / "x.pt2").exists()
+
+
+@pytest.mark.slow
 def test_export_for_an_opset(zoo_slim, tmp_path):
     onnx = pytest.importorskip("onnx")
     save_slim(tmp_path / "model")

@@ -1,5 +1,6 @@
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,30 @@ def test_paths_with_a_colon(zoo: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert loading.place_of("exp:1") == "local-dir:exp:1"
     assert loading.place_of(r"C:\runs\model") == r"local-dir:C:\runs\model"
     assert loading.place_of("hf-hub:me/net") == "hf-hub:me/net"
+
+
+def test_what_a_library_builds_otherwise_than_before(zoo: Path, tmp_path: Path) -> None:
+    """Of torchvision, say, another version than where the network was saved."""
+    model = load("mobilenet_v3_small", pretrained=False, num_classes=3)
+    zoo_slim.save(model, tmp_path / "net")
+    file = tmp_path / "net" / "config.json"
+    config = json.loads(file.read_text())
+    here = version("torchvision")
+    assert config["libraries"] == [{"name": "torchvision", "version": here}]
+    config["options"] = {"num_classes": 4}
+    file.write_text(json.dumps(config))
+    said = r"model\.safetensors: tensor 'classifier\.3\.weight': expected the shape \[4, 1024\], found \[3, 1024\]"
+    with pytest.raises(CheckpointError, match=rf"{said}$"):
+        load(tmp_path / "net")
+    config["libraries"][0]["version"] = "0.1"
+    config["libraries"].append({"name": "no-such-package", "version": "2"})
+    file.write_text(json.dumps(config))
+    changed = rf"torchvision was 0\.1; here it is {re.escape(here)}\nwhere .*-package was 2; it is not installed here"
+    with pytest.raises(CheckpointError, match=rf"{said}\nwhere it was saved, {changed}$"):
+        load(tmp_path / "net")
+    config["options"] = {"num_classes": 3}
+    file.write_text(json.dumps(config))
+    assert same_state(load(tmp_path / "net"), model)
 
 
 def test_an_option_that_this_version_does_not_have(zoo: Path) -> None:

@@ -32,6 +32,7 @@ FORMAT, VERSION = "zoo_slim.checkpoint", 1
 
 _LIMIT = 1 << 20
 _MOST_VALUES = 1 << 26
+_MOST_LIBRARIES = 100
 _FLOATS = {str(dtype).removeprefix("torch.") for dtype in DTYPES.values() if dtype.is_floating_point}
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,3}")
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -45,6 +46,7 @@ class Config:
     Attributes:
         package: the package that offered the architecture when the network was saved; None: the program registered it,
             or it is not recorded.
+        libraries: other packages that define classes of the network (timm, torchvision, ...), as they were then.
         dtype: floating dtype of the network when it was saved (``"float32"``); the dtype it loads as by default.
         stored_dtype: floating dtype in the file; differs from ``dtype`` when saved with ``dtype=``.
         files: the checkpoint's files (``model.safetensors``, ``pruning.safetensors``), each with digest and length.
@@ -65,6 +67,7 @@ class Config:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     base_weights: FileRecord | BaseWeights | None = None
     package: Package | None = None
+    libraries: tuple[Package, ...] = ()
 
     def to_json(self) -> str:
         """Return the text of ``config.json``, sorted and indented."""
@@ -169,15 +172,22 @@ def parse_config(data: bytes, where: str) -> Config:
         stored_dtype=_dtype(raw.get("stored_dtype", "float32"), where, "stored_dtype"),
         files=files,
         base_weights=base_weights,
-        package=None if raw.get("package") is None else _package(raw["package"], where),
+        package=None if raw.get("package") is None else _package(raw["package"], where, "package"),
+        libraries=_libraries(raw.get("libraries"), where),
     )
 
 
-def _package(value: object, where: str) -> Package:
+def _libraries(value: object, where: str) -> tuple[Package, ...]:
+    if value is not None and not (isinstance(value, list) and len(value) <= _MOST_LIBRARIES):
+        fail(where, "libraries", f"a list of at most {_MOST_LIBRARIES} packages", value)
+    return tuple(_package(one, where, f"libraries[{index}]") for index, one in enumerate(value or ()))
+
+
+def _package(value: object, where: str, field: str) -> Package:
     if isinstance(value, dict) and value.keys() == {"name", "version"}:
         with contextlib.suppress(ValueError):
             return Package(**value)
-    fail(where, "package", "the 'name' and the 'version' of a package", value)
+    fail(where, field, "the 'name' and the 'version' of a package", value)
 
 
 def _tree(value: object, where: str, field: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, re
 from zoo_slim.checkpoint._json import fail
 from zoo_slim.checkpoint._meta import build_on_meta, build_real, fill_buffers, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, attach_origin
+from zoo_slim.checkpoint._packages import where_it_was, with_what_changed
 from zoo_slim.checkpoint._result_file import LARGEST, check_meaning, parse_result
 from zoo_slim.checkpoint._tensor_file import TensorFile
 from zoo_slim.checkpoint._weights import assign, check_own, read_base, wanted_tensors
@@ -200,31 +201,36 @@ def _load(
         base=config.base,
     )
     if not pretrained:
-        real = build_real(architecture, checked)
-        result = _parse_pruning(pruning, real, folder)
-        model = _apply(real, result, folder).to(device=device, dtype=dtype)
+        with with_what_changed(config):
+            real = build_real(architecture, checked)
+            result = _parse_pruning(pruning, real, folder)
+            model = _apply(real, result, folder).to(device=device, dtype=dtype)
         return attach_origin(model.eval(), replace(origin, result=result))
     weights = _find_weights(folder, config, base_file)
     hashed = not (verified(weights.file, weights.record) if callable(verified) else verified)
     with TensorFile(weights.file, weights.record, hashed) as source:
         if weights.base is None:
             source.read_ahead()
-        original = _build(architecture, checked, folder)
-        whole = named_tensors(original)
-        result = _parse_pruning(pruning, original, folder)
-        model = original
-        if result is not None and result.removed:
-            model = _apply(original, result, folder)
-        elif result is not None:
-            set_attributes(model, result)
-        state = whole if model is original else named_tensors(model)
-        wanted = wanted_tensors(whole, state, {} if result is None else result.kept)
+        with with_what_changed(config):
+            original = _build(architecture, checked, folder)
+            whole = named_tensors(original)
+            result = _parse_pruning(pruning, original, folder)
+            model = original
+            if result is not None and result.removed:
+                model = _apply(original, result, folder)
+            elif result is not None:
+                set_attributes(model, result)
+            state = whole if model is original else named_tensors(model)
+            wanted = wanted_tensors(whole, state, {} if result is None else result.kept)
+            if weights.base is None:
+                check_own(source, weights.file, wanted)
+            else:
+                _check_names(config, whole, folder)
         if weights.base is None:
-            check_own(source, weights.file, wanted)
             tensors = source.read()
         else:
-            _check_names(config, whole, folder)
-            tensors = read_base(source, weights.file, wanted, weights.base)
+            with with_what_changed(config):
+                tensors = read_base(source, weights.file, wanted, weights.base)
     after = dtype or weights.dtype
 
     def convert(tensor: Tensor) -> Tensor:
@@ -242,9 +248,10 @@ def _read_skeleton(folder: Path, options: dict[str, Any]) -> Skeleton:
     config = _read_config(folder)
     architecture, checked = _architecture_of(config, options, folder)
     pruning = _read_pruning(folder, config)
-    original = _build(architecture, checked, folder)
-    result = _parse_pruning(pruning, original, folder)
-    return Skeleton(architecture, config, checked, original, result, _apply(original, result, folder))
+    with with_what_changed(config):
+        original = _build(architecture, checked, folder)
+        result = _parse_pruning(pruning, original, folder)
+        return Skeleton(architecture, config, checked, original, result, _apply(original, result, folder))
 
 
 def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> tuple[Architecture, dict[str, Any]]:
@@ -252,7 +259,7 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
     try:
         architecture = registry().find(config.architecture)
     except UnknownNameError as error:
-        cure = _where_it_was(config) or (
+        cure = where_it_was(config) or (
             "; import the module that registers it (in the shell: zoo-slim --import MODULE ...), or install its package"
         )
         raise RegistryError(
@@ -260,23 +267,13 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
             f"{cure}{error.failures}"
         ) from None
     except RegistryError as error:
-        raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}{_where_it_was(config)}") from None
+        raise RegistryError(f"{folder / CONFIG}: field 'architecture': {error}{where_it_was(config)}") from None
     try:
         checked = architecture.check(config.options)
     except RegistryError as error:
-        raise RegistryError(f"{folder / CONFIG}: field 'options': {error}{_where_it_was(config)}") from None
+        raise RegistryError(f"{folder / CONFIG}: field 'options': {error}{where_it_was(config)}") from None
     _check_given(config, options, architecture, folder)
     return architecture, checked
-
-
-def _where_it_was(config: Config) -> str:
-    """Say which package offered the architecture where the network was saved, if the file does."""
-    if (package := config.package) is None:
-        return ""
-    here = package.installed()
-    return f"\nwhere it was saved, the package {package} offered it; " + (
-        f"{here} is installed here" if here else "it is not installed here: install it, if you trust it"
-    )
 
 
 def _build(architecture: Architecture, options: dict[str, Any], folder: Path) -> nn.Module:

@@ -19,6 +19,7 @@ from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, re
 from zoo_slim.checkpoint._json import check_tree
 from zoo_slim.checkpoint._meta import build_on_meta, named_tensors, shapes_of
 from zoo_slim.checkpoint._origin import Origin, origin_of
+from zoo_slim.checkpoint._packages import libraries_of
 from zoo_slim.checkpoint._result_file import check_meaning, write_result
 from zoo_slim.checkpoint._weights import floating_dtype, write_weights
 from zoo_slim.registry import Architecture, registry
@@ -121,7 +122,8 @@ def save(
         training=_plain(origin.training, "training"),
         dtype=str(main).removeprefix("torch."),
         stored_dtype=str(dtype or main).removeprefix("torch."),
-        package=registry().package(known.name),
+        package=(package := registry().package(known.name)),
+        libraries=tuple(library for library in libraries_of(original) if library != package),
     )
     where = str(folder / CONFIG)
     unwritten = FileRecord("0" * 64, 0)

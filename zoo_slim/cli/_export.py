@@ -38,6 +38,9 @@ def export(
     deploy: Annotated[
         bool, typer.Option("--deploy", help="First merge what only training needs, as RepVGG's branches.")
     ] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Put the normalisation into the file: it takes values from 0 to 1.")
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Take batches of this size only. Default: of any size.")
     ] = None,
@@ -47,7 +50,8 @@ def export(
 ) -> None:
     """Export a network to ONNX or torch.export.
 
-    The file takes batches of normalised float32 images, and holds float32. It is run, and its outputs are compared.
+    The file takes batches of float32 images, normalised unless --normalize has it do that, and holds float32. It is
+    run, and its outputs are compared.
     Input and classes are noted in it as JSON, in its metadata or in an extra file: zoo_slim.
     """
     from zoo_slim._errors import ZooSlimError
@@ -87,6 +91,8 @@ def export(
                 )
             model = merged
         note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
+        if normalize:
+            model, note["input"] = _normalised(name, model, config.input)
     batches = [images] if batch_size else [images, images[:1]]
     write = partial(_onnx, opset=opset) if format == "onnx" else _pt2
     with replacing_file(output) as scratch:
@@ -105,6 +111,19 @@ def export(
                 f"{TOLERANCE:.0e}; nothing was written"
             )
     typer.echo(f"saved {output} ({size(output.stat().st_size)}); its outputs differ by {difference:.1e} of the largest")
+
+
+def _normalised(name: str, model: "nn.Module", expected: dict[str, Any] | None) -> "tuple[nn.Module, dict[str, Any]]":
+    """Return a network that normalises its images itself, and what it expects of them."""
+    from zoo_slim._errors import ZooSlimError
+    from zoo_slim.cli._normalised import Normalised
+
+    if not {"mean", "std"} <= (expected or {}).keys():
+        raise ZooSlimError(f"{name}: its checkpoint records no mean and std of its images: leave out --normalize")
+    assert expected is not None
+    channels = len(expected["mean"])
+    unchanged = {"mean": [0.0] * channels, "std": [1.0] * channels}
+    return Normalised(model, expected["mean"], expected["std"]), expected | unchanged
 
 
 def _reason(error: BaseException) -> str:

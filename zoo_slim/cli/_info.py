@@ -112,6 +112,7 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
     return {
         "architecture": config.architecture,
         "package": _package(config.package),
+        **({"libraries": list(map(str, config.libraries))} if config.libraries else {}),
         "options": dict(config.options),
         "variant": config.variant,
         **({"removed_blocks": list(skeleton.result.removed)} if skeleton.result and skeleton.result.removed else {}),
