@@ -192,7 +192,7 @@ def test_a_network_is_slimmed_twice_verified_and_trained(measured, builder, crit
     for one in found["runs"]:
         assert one["difference"] < 1e-12 and one["training_compared"] and one["training_step"] == "ok"
         assert one["slim_params"] < found["params"] == sum(part.numel() for part in builder().parameters())
-    assert f"torch {torch.__version__.split('+')[0]}" in found["made_with"]
+    assert f"torch {torch.__version__.split('+')[0]}" in found["made_with"] and found["libraries"] == []
 
 
 class TrainsOnLargeImages(Net):
@@ -334,10 +334,12 @@ def test_verdicts():
 def test_the_page_names_what_is_wrong_and_why():
     wrong = record("wrong", runs=[{**record()["runs"][0], "exact": False, "difference": 0.125}])
     failing = record("a<b", runs=[], failures=[{"stage": "trace", "error": "KeyError: 'a|b'", "where": []}])
-    page = markdown([record("timm/x", trace_seconds=2.0), record("b"), wrong, failing], "zoo-slim coverage", "2 cores")
+    records = [record("timm/x", trace_seconds=2.0), record("b", libraries=["nets 0.5"]), wrong, failing]
+    page = markdown(records, "zoo-slim coverage", "2 cores", "Others")
     assert "4 models: 2 exact, 1 NOT EXACT, 1 FAILS" in page
     assert "- `wrong`: random: 1.2e-01" in page and "KeyError: 'a\\|b'" in page
-    assert "median 0.25 s, longest 2.00 s (timm/x)" in page and "torch 2.6.0; 2 cores" in page
+    assert "median 0.25 s, longest 2.00 s (timm/x)" in page and "torch 2.6.0; nets 0.5; 2 cores" in page
+    assert page.startswith("# Others\n")
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| a<b", "| b", "| wrong", "| timm/x"]
     assert (

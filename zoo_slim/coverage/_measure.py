@@ -19,6 +19,7 @@ from torch import nn
 
 from zoo_slim import __version__
 from zoo_slim._plugins import IMPORTS, import_modules
+from zoo_slim.checkpoint._packages import libraries_of
 from zoo_slim.coverage._memory import peak_memory
 from zoo_slim.coverage._names import find
 from zoo_slim.coverage._share import reasons, removable_share
@@ -37,6 +38,9 @@ SIDES = (64, 96)
 
 TRAINING_BRANCHES = ("aux_loss", "aux_logits")
 """Options that add branches which only run in training mode."""
+
+_LIBRARIES = ("torchvision", "timm")
+"""Those that are always installed, and named of every model."""
 
 BYTES_PER_PARAMETER = 28
 """What verifying takes: the original and the slim network in both precisions, and copies for training mode."""
@@ -104,6 +108,7 @@ def _measure(record: _Record, architecture: Architecture, memory: float) -> None
     with record.stage("build"):
         model = _without_weights(architecture)
         facts["params"] = count_params(model)
+        facts["libraries"] = [str(library) for library in libraries_of(model) if library.name not in _LIBRARIES]
     with record.stage("trace"):
         found = _traced(model, architecture)
         model, trace, side = found.model, found.trace, found.side
@@ -247,7 +252,7 @@ def _training_step(network: nn.Module, original: nn.Module, example: torch.Tenso
 
 
 def _versions() -> str:
-    packages = {package: metadata.version(package).split("+")[0] for package in ("torch", "torchvision", "timm")}
+    packages = {package: metadata.version(package).split("+")[0] for package in ("torch", *_LIBRARIES)}
     return ", ".join(f"{package} {version}" for package, version in {"zoo_slim": __version__, **packages}.items())
 
 

@@ -69,25 +69,27 @@ def summary(records: Iterable[Record]) -> str:
     return f"{counts.total()} models: {', '.join(parts)}"
 
 
-def markdown(records: Sequence[Record], command: str, machine: str) -> str:
+def markdown(records: Sequence[Record], command: str, machine: str, title: str = "Coverage") -> str:
     """The whole page.
 
     Args:
         records: as `measure` makes them.
         command: that made them.
         machine: where.
+        title: the page's.
     """
     records = sorted(records, key=lambda record: (record["model"].startswith("timm/"), record["model"].lower()))
     made_with = sorted({record["made_with"] for record in records if "made_with" in record})
+    libraries = sorted({library for record in records for library in record.get("libraries", ())})
     parts = [
-        "# Coverage",
+        f"# {title}",
         "Every model is traced, then slimmed twice: 40 % of its channels at random, and 50 % by criterion. Both slim "
         "networks are compared with the masked original in float64, with random weights, in evaluation mode and in the "
         "branches that only run in training; then they are trained a step.",
         f"**{summary(records)}.**",
         _figures(records),
         f"    {command}",
-        f"Made with {'; '.join(made_with)}; {machine}.",
+        f"Made with {'; '.join([*made_with, *libraries, machine])}.",
         _LEGEND.rstrip(),
     ]
     if bad := [record for record in records if verdict(record) in BAD]:
