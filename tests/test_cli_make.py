@@ -281,6 +281,13 @@ def test_a_variant_is_slimmed_further(zoo_slim, tmp_path):
     assert checkpoint.origin_of(again).variant == "0.5-0.25" and torch.equal(again(images), twice(images))
 
 
+def test_a_tag_that_would_be_too_long_is_refused_before_slimming(zoo_slim, base, monkeypatch):
+    assert zoo_slim("slim", "base", "--ratio", "0.5", "--variant", "x" * 60).code == 0
+    monkeypatch.setattr("zoo_slim.slim", None)
+    ran = zoo_slim("slim", "base", "--pruned", "x" * 60, "--ratio", "0.25")
+    assert ran.code == 1 and "'--variant': expected a tag of at most 64 letters" in ran.err and "x-0.25" in ran.err
+
+
 def test_a_variant_of_a_base_elsewhere_is_slimmed_further(zoo_slim, base, tmp_path, monkeypatch):
     assert zoo_slim("slim", "base", "--ratio", "0.5").code == 0
     model, file = loading.load(f"local-dir:{base}", "0.5"), base / "model.safetensors"

@@ -85,7 +85,7 @@ def is_variant(text: str) -> bool:
 def check_variant(value: object, where: str, field: str = "variant") -> str:
     """Return a variant's tag: at most 64 letters, digits, ``.``, ``_``, ``+`` and ``-``, no leading dot."""
     if not isinstance(value, str) or not is_variant(value):
-        fail(where, field, "a tag of letters, digits, '.', '_', '+', '-' (for instance '0.75')", value)
+        fail(where, field, "a tag of at most 64 letters, digits, '.', '_', '+', '-' (for instance '0.75')", value)
     return value
 
 

@@ -171,7 +171,7 @@ def slim(
     slim_already = checkpoint.PRUNING in config.files
     if slim_already and not weights and checkpoint.MODEL in config.files:
         raise typer.BadParameter(f"the weights of {source} are its own, not cut from others: leave out --no-weights")
-    tag = variant or further_tag(config.variant, tag)
+    tag = check_variant(variant or further_tag(config.variant, tag), source, "--variant")
     target = None if dry_run else _target(source, folder, output, tag, slim_already)
     with status(f"loading {source}"):
         model = load_folder(folder)
