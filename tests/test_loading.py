@@ -340,6 +340,10 @@ def test_what_a_library_builds_otherwise_than_before(zoo: Path, tmp_path: Path) 
     config["options"] = {"num_classes": 3}
     file.write_text(json.dumps(config))
     assert same_state(load(tmp_path / "net"), model)
+    file.write_text(json.dumps(config | {"architecture": "no_such_net", "package": None}))
+    advice = r"import the module that registers it .*, or install its package"
+    with pytest.raises(RegistryError, match=rf"{advice}\nwhere it was saved, {changed}$"):
+        load(tmp_path / "net")
 
 
 def test_an_option_that_this_version_does_not_have(zoo: Path) -> None:

@@ -259,9 +259,10 @@ def _architecture_of(config: Config, options: dict[str, Any], folder: Path) -> t
     try:
         architecture = registry().find(config.architecture)
     except UnknownNameError as error:
-        cure = where_it_was(config) or (
+        advice = (
             "; import the module that registers it (in the shell: zoo-slim --import MODULE ...), or install its package"
         )
+        cure = where_it_was(config) if config.package else advice + where_it_was(config)
         raise RegistryError(
             f"{folder / CONFIG}: needs architecture {config.architecture!r}, which no installed package offers"
             f"{cure}{error.failures}"
