@@ -33,9 +33,9 @@ BATCH, CALIBRATION, TURNS = 64, 8, 200
 PAGE = """\
 # In 8 bits
 
-Slim networks of the zoo, exported to ONNX and quantised by ONNX Runtime's `quantize_static` (weights per channel,
-activations calibrated on {calibration} training images): accuracy on {count:,} test images of CIFAR-10, and the time of
-one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
+Slim networks of the zoo, exported to ONNX (RepVGG merged) and quantised by ONNX Runtime's `quantize_static` (weights
+per channel, activations calibrated on {calibration} training images): accuracy on {count:,} test images of CIFAR-10,
+and the time of one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
 
     python benchmarks/int8.py --data DIR > docs/int8.md
 
