@@ -34,8 +34,8 @@ PAGE = """\
 # In 8 bits
 
 Slim networks of the zoo, exported to ONNX (RepVGG merged) and quantised by ONNX Runtime's `quantize_static` (weights
-per channel, activations calibrated on {calibration} training images): accuracy on {count:,} test images of CIFAR-10,
-and the time of one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
+per channel, activations calibrated on {calibration} augmented training images): accuracy on {count:,} test images of
+CIFAR-10, and the time of one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
 
     python benchmarks/int8.py --data DIR > docs/int8.md
 
@@ -43,7 +43,7 @@ and the time of one image, 8 bits divided by float32, on one thread (medians, th
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
 {rows}
 
-{versions}; {machine}."""
+{versions}; {machine}. The times are those of a processor with AVX-512 VNNI, made for 8 bits."""
 
 
 class Images(CalibrationDataReader):
@@ -91,8 +91,8 @@ def row(name: str, tag: str, images: Dataset, folder: Path) -> str:
     """Export, quantise and measure one network; return its line of the table."""
     whole, ready, small = (folder / f"{name}-{tag}{kind}.onnx" for kind in ("", "-ready", "-int8"))
     merge = ["--deploy"] if name.startswith("RepVGG") else []
-    command = ["zoo-slim", "export", name, "--pruned", tag, *merge, "--output", str(whole)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    command = [str(Path(sys.executable).with_name("zoo-slim")), "export", name, "--pruned", tag, *merge]
+    subprocess.run([*command, "--output", str(whole)], check=True, stdout=sys.stderr)
     quant_pre_process(str(whole), str(ready))
     quantize_static(str(ready), str(small), Images(images), quant_format=QuantFormat.QDQ, per_channel=True)
     networks = [session(whole), session(small)]

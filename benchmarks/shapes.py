@@ -16,7 +16,7 @@ def make(folder: Path) -> None:
     draw = np.random.default_rng(0)
     for part, count in IMAGES.items():
         for kind in ("images", "labels"):
-            (folder / kind / part).mkdir(parents=True)
+            (folder / kind / part).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             pixels = draw.integers(0, 120, (SIDE, SIDE, 3), dtype=np.uint8)
             colour = int(draw.integers(len(COLOURS)))

@@ -334,7 +334,8 @@ def test_what_a_library_builds_otherwise_than_before(zoo: Path, tmp_path: Path) 
     config["libraries"][0]["version"] = "0.1"
     config["libraries"].append({"name": "no-such-package", "version": "2"})
     file.write_text(json.dumps(config))
-    changed = rf"torchvision was 0\.1; here it is {re.escape(here)}\nwhere .*-package was 2; it is not installed here"
+    other = r"no-such-package was 2; it is not installed here: install it, if you trust it"
+    changed = rf"torchvision was 0\.1; here it is {re.escape(here)}\nwhere it was saved, {other}"
     with pytest.raises(CheckpointError, match=rf"{said}\nwhere it was saved, {changed}$"):
         load(tmp_path / "net")
     config["options"] = {"num_classes": 3}
@@ -344,6 +345,46 @@ def test_what_a_library_builds_otherwise_than_before(zoo: Path, tmp_path: Path) 
     advice = r"import the module that registers it .*, or install its package"
     with pytest.raises(RegistryError, match=rf"{advice}\nwhere it was saved, {changed}$"):
         load(tmp_path / "net")
+    config |= {"options": {"num_classes": 4}, "libraries": [{"name": "torchvision", "version": f"{here}+rocm9"}]}
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"{said}$"):
+        load(tmp_path / "net")
+    config["libraries"] = [{"name": f"none-{number}", "version": "1"} for number in range(7)]
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"{said}(\nwhere it was saved, none-\d was 1.*){{5}}\nand 2 more$"):
+        load(tmp_path / "net")
+
+
+def test_the_package_of_an_architecture_is_no_library_of_it() -> None:
+    from zoo_slim._plugins import Package
+    from zoo_slim.checkpoint._packages import libraries_of
+
+    model = load("mobilenet_v3_small", pretrained=False)
+    assert [library.name for library in libraries_of(model)] == ["torchvision"]
+    assert libraries_of(model, besides=Package("TorchVision", "1")) == ()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_damaged_base_is_not_put_down_to_versions(zoo: Path, tmp_path: Path, damaged: bool) -> None:
+    base = load("mobilenet_v3_small", pretrained=False, num_classes=3)
+    zoo_slim.save(base, tmp_path / "net")
+    model, _ = zoo_slim.slim(base, ratio=0.5)
+    zoo_slim.save(model, tmp_path / "net" / "pruned-0.5", weights=False)
+    file = tmp_path / "net" / "pruned-0.5" / "config.json"
+    config = json.loads(file.read_text())
+    config["libraries"][0]["version"] = "0.1"
+    file.write_text(json.dumps(config))
+    assert same_state(load(tmp_path / "net", "0.5"), model)
+    weights = bytearray((tmp_path / "net" / "model.safetensors").read_bytes())
+    if damaged:
+        weights[-1] ^= 1
+    else:
+        weights[:] = weights.replace(b'"classifier.3.bias"', b'"classifier.3.bios"')
+    (tmp_path / "net" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError) as raised:
+        load(tmp_path / "net", "0.5")
+    assert ("its SHA-256 is" in str(raised.value)) == damaged
+    assert ("torchvision was 0.1" in str(raised.value)) == (not damaged)
 
 
 def test_an_option_that_this_version_does_not_have(zoo: Path) -> None:

@@ -14,7 +14,7 @@ from zoo_slim.checkpoint._config import CONFIG, MODEL, Config, read_config_file
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, find_folder
 from zoo_slim.checkpoint._meta import named_tensors
 from zoo_slim.checkpoint._tensor_file import TensorFile
-from zoo_slim.checkpoint._weights import floating_dtype, read_base, same_bits, wanted_tensors
+from zoo_slim.checkpoint._weights import check_base, floating_dtype, read_base, same_bits, wanted_tensors
 from zoo_slim.result import PruningResult
 
 __all__ = ["check_still_there", "cut_from_file", "cut_from_folder_above"]
@@ -47,7 +47,8 @@ def cut_from_folder_above(
     record, file = base.files[MODEL], parent / MODEL
     state = named_tensors(model)
     with TensorFile(file, record) as source:
-        tensors = read_base(source, file, wanted_tensors(named_tensors(original), state, result.kept))
+        wanted = wanted_tensors(named_tensors(original), state, result.kept)
+        tensors = read_base(source, wanted, check_base(source, file, wanted))
     _check_same(tensors, state, file, getattr(torch, base.stored_dtype), getattr(torch, base.dtype))
     return replace(config, base_weights=record)
 
@@ -100,7 +101,7 @@ def cut_from_file(
         if not base.prefix:
             needed = [n for n in wanted if n not in base.names and not n.endswith(".num_batches_tracked")]
             base = replace(base, prefix=common_prefix(needed, source.entries))
-        tensors = read_base(source, Path(file), wanted, base.name_of)
+        tensors = read_base(source, wanted, check_base(source, Path(file), wanted, base.name_of))
     stored = floating_dtype(tensors)
     _check_same(tensors, state, Path(file), stored, getattr(torch, config.dtype))
     return replace(config, base_weights=base, stored_dtype=str(stored).removeprefix("torch."))

@@ -22,7 +22,7 @@ from zoo_slim.checkpoint._origin import Origin, attach_origin
 from zoo_slim.checkpoint._packages import where_it_was, with_what_changed
 from zoo_slim.checkpoint._result_file import LARGEST, check_meaning, parse_result
 from zoo_slim.checkpoint._tensor_file import TensorFile
-from zoo_slim.checkpoint._weights import assign, check_own, read_base, wanted_tensors
+from zoo_slim.checkpoint._weights import assign, check_base, check_own, read_base, wanted_tensors
 from zoo_slim.registry import Architecture, registry
 from zoo_slim.result import PruningResult, apply_result, set_attributes
 
@@ -226,11 +226,8 @@ def _load(
                 check_own(source, weights.file, wanted)
             else:
                 _check_names(config, whole, folder)
-        if weights.base is None:
-            tensors = source.read()
-        else:
-            with with_what_changed(config):
-                tensors = read_base(source, weights.file, wanted, weights.base)
+                names = check_base(source, weights.file, wanted, weights.base)
+        tensors = source.read() if weights.base is None else read_base(source, wanted, names)
     after = dtype or weights.dtype
 
     def convert(tensor: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def save(
         dtype=str(main).removeprefix("torch."),
         stored_dtype=str(dtype or main).removeprefix("torch."),
         package=(package := registry().package(known.name)),
-        libraries=tuple(library for library in libraries_of(original) if library != package),
+        libraries=libraries_of(original, besides=package),
     )
     where = str(folder / CONFIG)
     unwritten = FileRecord("0" * 64, 0)

@@ -17,6 +17,7 @@ from zoo_slim.checkpoint._tensor_file import TensorFile
 __all__ = [
     "Wanted",
     "assign",
+    "check_base",
     "check_own",
     "floating_dtype",
     "read_base",
@@ -160,12 +161,12 @@ def _misfit(entry: Entry, wanted: Wanted, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def read_base(
+def check_base(
     source: TensorFile, file: Path, wanted: Mapping[str, Wanted], name_of: Callable[[str], str] = str
-) -> dict[str, Tensor]:
-    """Read the kept rows and columns of a base's tensors. Other tensors in the file are left alone.
+) -> dict[str, str]:
+    """Check that a base's file holds what a slim network is cut from. Other tensors in the file are left alone.
 
-    A batch norm's ``num_batches_tracked``, which older files lack, is then 0.
+    A batch norm's ``num_batches_tracked``, which older files lack, may be missing.
 
     Args:
         source: the base's file, open.
@@ -174,13 +175,13 @@ def read_base(
         name_of: what the file calls a tensor of the architecture.
 
     Returns:
-        The slim network's tensors by the names in ``wanted``, as stored, on the CPU.
+        What the file calls the tensors, by the names in ``wanted``.
 
     Raises:
         CheckpointError: naming the tensors that the file lacks or has in another shape or dtype, at most five.
     """
     found: dict[str, str] = {}
-    kept: dict[str, Mapping[int, Tensor]] = {}
+    taken: set[str] = set()
     troubles: list[str] = []
     for name, tensor in wanted.items():
         theirs = next((their for own in tensor.names if (their := name_of(own)) in source.entries), None)
@@ -191,17 +192,32 @@ def read_base(
         called = f"{name!r}" + ("" if theirs == name else f" ({show(theirs)} there)")
         if trouble := _misfit(source.entries[theirs], tensor, tensor.shape):
             troubles.append(f"{called}: {trouble}")
-        elif theirs in kept:
+        elif theirs in taken:
             troubles.append(f"{called} is another tensor's already")
-        found[name], kept[theirs] = theirs, tensor.kept
+        found[name] = theirs
+        taken.add(theirs)
     if troubles:
         more = f"; and {len(troubles) - 5} more" if len(troubles) > 5 else ""
         raise CheckpointError(
             f"{file}: does not hold the base weights of this architecture: tensor {'; '.join(troubles[:5])}{more}"
         )
-    read = source.read_kept(kept)
+    return found
+
+
+def read_base(source: TensorFile, wanted: Mapping[str, Wanted], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read the kept rows and columns of a base's tensors.
+
+    Args:
+        source: the base's file, open.
+        wanted: what the slim network needs.
+        names: as `check_base` returns them; what has none is 0.
+
+    Returns:
+        The slim network's tensors by the names in ``wanted``, as stored, on the CPU.
+    """
+    read = source.read_kept({theirs: wanted[name].kept for name, theirs in names.items()})
     return {
-        name: read[found[name]] if name in found else torch.zeros((), dtype=tensor.dtype)
+        name: read[names[name]] if name in names else torch.zeros((), dtype=tensor.dtype)
         for name, tensor in wanted.items()
     }
 

@@ -50,9 +50,9 @@ def export(
 ) -> None:
     """Export a network to ONNX or torch.export.
 
-    The file takes batches of float32 images, normalised unless --normalize has it do that, and holds float32. It is
-    run, and its outputs are compared.
-    Input and classes are noted in it as JSON, in its metadata or in an extra file: zoo_slim.
+    The file takes batches of normalised float32 images; with --normalize, of values from 0 to 1. It holds float32. It
+    is run, and its outputs are compared. Input and classes are noted in it as JSON, in its metadata or in an extra
+    file: zoo_slim.
     """
     from zoo_slim._errors import ZooSlimError
     from zoo_slim._files import check_replaceable, replacing_file
