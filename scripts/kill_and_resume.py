@@ -25,6 +25,9 @@ RUN = (sys.executable, "-m", "zoo_slim.cli", "run")
 LEAST = 5
 """Steps of an epoch before a run is killed."""
 
+EVERY = "0"
+"""Seconds between the states of the run that is killed: one after each step, so that short epochs have some, too."""
+
 TIMES = ("seconds", "images_per_second")
 """What differs between two runs of any kind."""
 
@@ -45,7 +48,7 @@ def compare(words: list[str], scratch: Path) -> tuple[str, bool]:
     """Make both runs in ``scratch``; return the page, and whether all their figures and weights are the same."""
     whole, killed = scratch / "whole", scratch / "killed"
     subprocess.run([*RUN, *words, "--output", str(whole)], check=True)
-    command = [*RUN, *words, "--output", str(killed), "--checkpoint-seconds", "0.2", "--resume"]
+    command = [*RUN, *words, "--output", str(killed), "--checkpoint-seconds", EVERY, "--resume"]
     trainings = {"model": "."}
     for variant in json.loads((whole / "summary.json").read_bytes())["variants"]:  # in the order they are made in
         trainings[f"model/{checkpoint.VARIANT_PREFIX}{variant}"] = f"finetune-{variant}"
