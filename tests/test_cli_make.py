@@ -459,6 +459,19 @@ def test_verify_refuses(zoo_slim, words, code, message):
     assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
 
 
+def run_exported(file, images):
+    """Outputs of an exported network, and the note in its file."""
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images.numpy()})
+        return found, json.loads(session.get_modelmeta().custom_metadata_map["zoo_slim"])
+    notes = {"zoo_slim": ""}
+    found = torch.export.load(str(file), extra_files=notes).module()(images)
+    return found.detach().numpy(), json.loads(notes["zoo_slim"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_export(zoo_slim, tmp_path, format):
@@ -468,17 +481,8 @@ def test_export(zoo_slim, tmp_path, format):
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"saved {file.name}")
     images = torch.rand(5, 3, 32, 32)
-    if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {"images": images.numpy()})
-        note = session.get_modelmeta().custom_metadata_map["zoo_slim"]
-    else:
-        notes = {"zoo_slim": ""}
-        found = torch.export.load(str(file), extra_files=notes).module()(images).detach().numpy()
-        note = notes["zoo_slim"]
-    assert json.loads(note) == {"architecture": NAME, "variant": "0.5", "input": INPUT, "classes": list(CLASSES)}
+    found, note = run_exported(file, images)
+    assert note == {"architecture": NAME, "variant": "0.5", "input": INPUT, "classes": list(CLASSES)}
     assert np.allclose(found, model(images).detach().numpy(), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
@@ -513,19 +517,10 @@ def test_export_with_the_normalisation(zoo_slim, tmp_path, format):
     ran = zoo_slim("export", "model", "--pruned", "0.5", "--normalize", "--output", file.name)
     assert ran.code == 0, ran.err
     pixels = torch.rand(2, 3, 32, 32)
-    if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {"images": pixels.numpy()})
-        note = session.get_modelmeta().custom_metadata_map["zoo_slim"]
-    else:
-        notes = {"zoo_slim": ""}
-        found = torch.export.load(str(file), extra_files=notes).module()(pixels).detach().numpy()
-        note = notes["zoo_slim"]
+    found, note = run_exported(file, pixels)
     expected = model((pixels - 0.25) / 0.5)
     assert np.allclose(found, expected.detach().numpy(), atol=1e-5)
-    assert json.loads(note)["input"] == INPUT | {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    assert note["input"] == INPUT | {"mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 def test_export_puts_in_no_normalisation_that_is_not_recorded(zoo_slim, tmp_path):

@@ -11,6 +11,8 @@ from checkpoint_cnn import NAME, a_result, images, same_state, slimmed, trained
 import zoo_slim
 from zoo_slim import checkpoint, loading, registry
 from zoo_slim._errors import CheckpointError, RegistryError
+from zoo_slim._plugins import Package
+from zoo_slim.checkpoint._packages import libraries_of
 from zoo_slim.loading import HubPlace, LocalPlace, load, places, variants
 
 
@@ -356,9 +358,6 @@ def test_what_a_library_builds_otherwise_than_before(zoo: Path, tmp_path: Path) 
 
 
 def test_the_package_of_an_architecture_is_no_library_of_it() -> None:
-    from zoo_slim._plugins import Package
-    from zoo_slim.checkpoint._packages import libraries_of
-
     model = load("mobilenet_v3_small", pretrained=False)
     assert [library.name for library in libraries_of(model)] == ["torchvision"]
     assert libraries_of(model, besides=Package("TorchVision", "1")) == ()

@@ -111,6 +111,7 @@ def save(
         described += " with its pruning result"
     check_fits(model, expected, described)
     main = floating_dtype(named_tensors(model))
+    package = registry().package(known.name)
     config = Config(
         architecture=known.name,
         options=checked,
@@ -122,7 +123,7 @@ def save(
         training=_plain(origin.training, "training"),
         dtype=str(main).removeprefix("torch."),
         stored_dtype=str(dtype or main).removeprefix("torch."),
-        package=(package := registry().package(known.name)),
+        package=package,
         libraries=libraries_of(original, besides=package),
     )
     where = str(folder / CONFIG)
