@@ -196,4 +196,5 @@ print(error_of(zoo_slim.convert, "timm/test_efficientnet.r160_in1k", "other"), P
     config = json.loads((start / "config.json").read_text())
     assert config["architecture"] == f"timm/{TIMM}" and config["input"]["size"] == [3, 160, 160]
     assert config["options"] == {"num_classes": 1000}
+    assert len(config["classes"]) == 1000 and config["classes"][207] == "golden retriever"
     assert config["training"]["weights"]["name"] == TIMM and len(config["input"]["mean"]) == 3

@@ -72,6 +72,7 @@ Found = tuple[nn.Module, dict[str, Any]]
 
 def _from_timm(architecture: Architecture, options: dict[str, Any]) -> Found:
     import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset
 
     name = architecture.name.removeprefix(_TIMM)
     published = timm.get_pretrained_cfg(name)
@@ -90,13 +91,18 @@ def _from_timm(architecture: Architecture, options: dict[str, Any]) -> Found:
     expected: dict[str, Any] = {"size": size}
     if len(config["mean"]) == size[0]:
         expected |= {"mean": list(config["mean"]), "std": list(config["std"])}
+    fields: dict[str, Any] = {"options": options, "input": expected}
+    # timm publishes no names: by their number it knows which of ImageNet's subsets the classes are.
+    if subset := infer_imagenet_subset({"num_classes": published.num_classes}):
+        named = ImageNetInfo(subset)
+        fields["classes"] = tuple(named.index_to_description(index) for index in range(named.num_classes()))
     source = {
         "from": f"timm {timm.__version__}",
         "name": f"{config['architecture']}.{config.get('tag') or ''}".strip("."),
     }
     if config.get("license"):
         source["license"] = str(config["license"])
-    return model, {"options": options, "input": expected, "training": {"weights": source}}
+    return model, {**fields, "training": {"weights": source}}
 
 
 def _from_torchvision(architecture: Architecture, options: dict[str, Any]) -> Found:
