@@ -1,7 +1,7 @@
 """The slim networks of the zoo in 8 bits, quantised by ONNX Runtime: ``python int8.py --data DIR > PAGE``.
 
-Each is exported by ``zoo-slim export`` (RepVGG merged), calibrated on training images, and tested on all test images of
-CIFAR-10. The two networks take turns for the times, one image and one thread at a time.
+Each is exported by ``zoo-slim export`` with ``--int8`` and without (RepVGG merged), calibrated on training images, and
+tested on all test images of CIFAR-10. The two networks take turns for the times, one image and one thread at a time.
 """
 
 import argparse
@@ -12,30 +12,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from PIL import Image
 
 from zoo_slim import checkpoint
 from zoo_slim.loading import bundled_zoo
 from zoo_slim.training import Dataset, load_dataset
 
 CPU = torch.device("cpu")
-BATCH, CALIBRATION, TURNS = 64, 8, 200
-"""Images per batch, batches to calibrate on, and images to time."""
-
+IMAGES = "images"
+BATCH, CALIBRATION, TURNS = 64, 512, 200
+"""Images per batch, images to calibrate on, and images to time."""
 
 PAGE = """\
 # In 8 bits
 
-Slim networks of the zoo, exported to ONNX (RepVGG merged) and quantised by ONNX Runtime's `quantize_static` (weights
-per channel, activations calibrated on {calibration} augmented training images): accuracy on {count:,} test images of
-CIFAR-10, and the time of one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
+    zoo-slim export NAME --pruned TAG --int8 IMAGES --output net.onnx
+
+quantises with ONNX Runtime's `quantize_static`: weights per output channel, activations per tensor, their ranges taken
+from at most 512 images of the folder. It says on how many of these the class stays what it is in float32.
+
+The slim networks of the zoo (RepVGG merged), calibrated on {calibration} training images: accuracy on {count:,} test
+images of CIFAR-10, and the time of one image, 8 bits divided by float32, on one thread (medians, the two taking turns).
 
     python benchmarks/int8.py --data DIR > docs/int8.md
 
@@ -46,17 +48,11 @@ CIFAR-10, and the time of one image, 8 bits divided by float32, on one thread (m
 {versions}; {machine}. The times are those of a processor with AVX-512 VNNI, made for 8 bits."""
 
 
-class Images(CalibrationDataReader):
-    """Augmented training images, as ONNX Runtime asks for them."""
-
-    def __init__(self, images: Dataset) -> None:
-        batches = images.train_batches(BATCH, seed=0, epoch=0, device=CPU)
-        self._batches: Iterator[np.ndarray] = (next(batches)[0].numpy() for _ in range(CALIBRATION))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch; None: there are no more."""
-        found = next(self._batches, None)
-        return None if found is None else {"images": found}
+def write_images(images: Dataset, folder: Path) -> None:
+    """Write the first training images as files."""
+    folder.mkdir()
+    for index, image in enumerate(images.train_images[:CALIBRATION]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03}.png")
 
 
 def session(file: Path) -> onnxruntime.InferenceSession:
@@ -88,13 +84,12 @@ def seconds(networks: list[onnxruntime.InferenceSession], image: np.ndarray) -> 
 
 
 def row(name: str, tag: str, images: Dataset, folder: Path) -> str:
-    """Export, quantise and measure one network; return its line of the table."""
-    whole, ready, small = (folder / f"{name}-{tag}{kind}.onnx" for kind in ("", "-ready", "-int8"))
+    """Export one network twice and measure both; return its line of the table."""
+    whole, small = (folder / f"{name}-{tag}{kind}.onnx" for kind in ("", "-int8"))
     merge = ["--deploy"] if name.startswith("RepVGG") else []
     command = [str(Path(sys.executable).with_name("zoo-slim")), "export", name, "--pruned", tag, *merge]
-    subprocess.run([*command, "--output", str(whole)], check=True, stdout=sys.stderr)
-    quant_pre_process(str(whole), str(ready))
-    quantize_static(str(ready), str(small), Images(images), quant_format=QuantFormat.QDQ, per_channel=True)
+    for words in (["--output", str(whole)], ["--int8", str(folder / IMAGES), "--output", str(small)]):
+        subprocess.run([*command, *words], check=True, stdout=sys.stderr)
     networks = [session(whole), session(small)]
     before, after = (accuracy(network, images) for network in networks)
     slow, fast = seconds(networks, next(images.test_batches(1, device=CPU))[0].numpy())
@@ -108,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     images = load_dataset("cifar10", parser.parse_args().data)
     with tempfile.TemporaryDirectory() as scratch:
+        write_images(images, Path(scratch, IMAGES))
         rows = [
             row(folder.name, tag, images, Path(scratch))
             for folder in sorted(bundled_zoo().iterdir())
@@ -116,7 +112,7 @@ def main() -> None:
         ]
     print(
         PAGE.format(
-            calibration=BATCH * CALIBRATION,
+            calibration=CALIBRATION,
             count=images.test_count,
             rows="\n".join(rows),
             versions=f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__.split('+')[0]}",

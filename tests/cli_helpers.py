@@ -32,6 +32,19 @@ class TinyNet(nn.Module):
         return self.fc(self.bn2(self.conv2(images)).relu().mean((2, 3)))
 
 
+class Segmenter(nn.Module):
+    """No classifier: two outputs, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.out, self.aux = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.norm(self.body(images)).relu()
+        return {"out": self.out(features), "aux": self.aux(features).mean((2, 3))}
+
+
 def build_tiny(num_classes: int = 3, width: int = 8) -> nn.Module:
     return TinyNet(num_classes, width)
 

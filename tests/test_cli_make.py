@@ -6,7 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from cli_helpers import CLASSES, INPUT, NAME, build_tiny, register_tiny, run, save_base, save_picture, save_slim
+from cli_helpers import (
+    CLASSES,
+    INPUT,
+    NAME,
+    Segmenter,
+    build_tiny,
+    register_tiny,
+    run,
+    save_base,
+    save_picture,
+    save_slim,
+)
 from torch import nn
 
 from zoo_slim import SlimPruner, checkpoint, loading, slim, trace
@@ -579,17 +590,6 @@ def test_a_wrong_export_is_not_kept(zoo_slim, tmp_path, monkeypatch):
     ran = zoo_slim("export", "model", "--output", "x.pt2")
     assert ran.code == 1 and "differ by 5.0e-01" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-class Segmenter(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.out, self.aux = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
-
-    def forward(self, images):
-        features = self.norm(self.body(images)).relu()
-        return {"out": self.out(features), "aux": self.aux(features).mean((2, 3))}
 
 
 @pytest.fixture

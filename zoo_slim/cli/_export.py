@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,10 @@ def export(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Put the normalisation into the file: it takes values from 0 to 1.")
     ] = False,
+    int8: Annotated[
+        Path | None,
+        typer.Option("--int8", metavar="FOLDER", help="Quantise to 8 bits, calibrated on the images in this folder."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Take batches of this size only. Default: of any size.")
     ] = None,
@@ -50,13 +55,13 @@ def export(
 ) -> None:
     """Export a network to ONNX or torch.export.
 
-    The file takes batches of normalised float32 images; with --normalize, of values from 0 to 1. It holds float32. It
-    is run, and its outputs are compared. Input and classes are noted in it as JSON, in its metadata or in an extra
-    file: zoo_slim.
+    The file takes batches of normalised float32 images; with --normalize, of values from 0 to 1. It holds float32,
+    with --int8 8 bits. It is run, and its outputs are compared. Input and classes are noted in it as JSON, in its
+    metadata or in an extra file: zoo_slim.
     """
     from zoo_slim._errors import ZooSlimError
     from zoo_slim._files import check_replaceable, replacing_file
-    from zoo_slim.checkpoint import read_config
+    from zoo_slim.checkpoint import origin_of, read_config
     from zoo_slim.loading import load_folder
     from zoo_slim.registry import registry
 
@@ -69,16 +74,22 @@ def export(
     if ending in FORMATS and format not in (None, ending):
         raise ZooSlimError(f"--output {output} and --format {format} contradict each other; leave out --format")
     format = format or ending
-    if opset is not None and format != "onnx":
-        raise ZooSlimError(f"--opset {opset} is for ONNX, and {output} is to be {format}; leave it out")
+    for option, value in (("--opset", opset), ("--int8", int8)):
+        if value is not None and format != "onnx":
+            raise ZooSlimError(f"{option} {value} is for ONNX, and {output} is to be {format}; leave it out")
     if not output.absolute().parent.is_dir():
         raise ZooSlimError(f"{output}: there is no folder {output.parent}; make it first")
     if format == "onnx":
         _need_onnx()
+    if int8 is not None:
+        from zoo_slim.cli._quantised import batches_of, images_in, quantise
+
+        pictures = images_in(int8, batch_size)
     folder = find_folder(name, pruned)
     with status(f"loading {name}"):
         model = load_folder(folder).float()
-        config = read_config(folder)
+        config, origin = read_config(folder), origin_of(model)
+        assert origin is not None
         images = example_of(registry().find(config.architecture), config, batch_size or 3)
         if deploy:
             merge: Any = getattr(model, "deploy", None)
@@ -93,37 +104,58 @@ def export(
         note = {key: getattr(config, key) for key in ("architecture", "variant", "input", "classes")}
         if normalize:
             model, note["input"] = _normalised(name, model, config.input)
+        if int8 is not None:
+            _need_statistics(name, config.input, "--int8")
     batches = [images] if batch_size else [images, images[:1]]
     write = partial(_onnx, opset=opset) if format == "onnx" else _pt2
+    hint = "" if batch_size else "; if it takes batches of one size only, add --batch-size"
     with replacing_file(output) as scratch:
-        with status(f"exporting {name}"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                difference = write(model, batches, scratch, json.dumps(note))
-            except (OSError, ZooSlimError):
-                raise
-            except Exception as error:  # of whatever kind: it is the exporter's, or the network's own code
-                hint = "" if batch_size else "; if it takes batches of one size only, add --batch-size"
-                raise ZooSlimError(f"{name}: cannot be exported to {format}: {_reason(error)}{hint}") from error
+        with status(f"exporting {name}"), _told(f"{name}: cannot be exported to {format}", hint):
+            difference = write(model, batches, scratch, json.dumps(note))
         if not difference <= TOLERANCE:
             raise ZooSlimError(
                 f"{name}: the exported network's outputs differ by {difference:.1e} of the largest, more than "
                 f"{TOLERANCE:.0e}; nothing was written"
             )
-    typer.echo(f"saved {output} ({size(output.stat().st_size)}); its outputs differ by {difference:.1e} of the largest")
+        said = f"its outputs differ by {difference:.1e} of the largest"
+        if int8 is not None:
+            with status(f"quantising {name}"), _told(f"{name}: cannot be quantised", "; leave out --int8"):
+                ready = batches_of(pictures, origin, note["input"], images.shape[1:], batch_size)
+                said = f"in 8 bits, {quantise(scratch, ready, json.dumps(note))}"
+    typer.echo(f"saved {output} ({size(output.stat().st_size)}); {said}")
+
+
+@contextmanager
+def _told(what: str, hint: str) -> Iterator[None]:
+    """Tell in one line what failed, of whatever kind: it is a library's, or the network's own code. Warn of nothing."""
+    from zoo_slim._errors import ZooSlimError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (OSError, ZooSlimError):
+            raise
+        except Exception as error:
+            raise ZooSlimError(f"{what}: {_reason(error)}{hint}") from error
 
 
 def _normalised(name: str, model: "nn.Module", expected: dict[str, Any] | None) -> "tuple[nn.Module, dict[str, Any]]":
     """Return a network that normalises its images itself, and what it expects of them."""
-    from zoo_slim._errors import ZooSlimError
     from zoo_slim.cli._normalised import Normalised
 
-    if not {"mean", "std"} <= (expected or {}).keys():
-        raise ZooSlimError(f"{name}: its checkpoint records no mean and std of its images: leave out --normalize")
-    assert expected is not None
+    expected = _need_statistics(name, expected, "--normalize")
     channels = len(expected["mean"])
     unchanged = {"mean": [0.0] * channels, "std": [1.0] * channels}
     return Normalised(model, expected["mean"], expected["std"]), expected | unchanged
+
+
+def _need_statistics(name: str, expected: dict[str, Any] | None, option: str) -> dict[str, Any]:
+    from zoo_slim._errors import ZooSlimError
+
+    if expected is None or not {"mean", "std"} <= expected.keys():
+        raise ZooSlimError(f"{name}: its checkpoint records no mean and std of its images: leave out {option}")
+    return expected
 
 
 def _reason(error: BaseException) -> str:
