@@ -73,6 +73,33 @@ def test_safetensors_from_the_shell_can_be_slimmed(model, tmp_path, capsys, monk
     assert small(IMAGES).shape == (2, 7)
 
 
+def test_what_a_file_expects_of_images(model, tmp_path, capsys, monkeypatch):
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\nf\nß\n", encoding="utf-8")
+    words = "convert", NAME, "--weights", tmp_path / "net.pth", "--num-classes", 7
+    given = "--mean", "0.1,0.2,0.3", "--std", "0.5", "--image-size", 64, "--classes", tmp_path / "names.txt"
+    assert run(capsys, monkeypatch, *words, *given, "--output", tmp_path / "start").code == 0
+    config = read_config(tmp_path / "start")
+    assert config.input == {"size": [3, 64, 64], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
+    assert config.classes == (*"abcdef", "ß")
+    assert run(capsys, monkeypatch, *words, "--mean", "0.5", "--output", tmp_path / "mean").code == 0
+    assert read_config(tmp_path / "mean").input == {"size": [3, 32, 32], "mean": [0.5] * 3}
+    for wrong, code, said in (
+        (("--mean", "0.1,0.2"), 2, "--mean takes 3 numbers with commas between them, or one, not '0.1,0.2'"),
+        (("--std", "wide"), 2, "--std takes 3 numbers"),
+        (("--std", "0"), 1, "input.std"),
+        (("--mean", "nan"), 1, "input.mean"),
+        (("--classes", tmp_path / "none.txt"), 1, "none.txt"),
+        (("--classes", tmp_path / "net.pth"), 1, "net.pth"),
+    ):
+        ran = run(capsys, monkeypatch, *words, *wrong, "--output", tmp_path / "other")
+        assert ran.code == code and said in " ".join(ran.err.replace("│", "").split()), ran.err
+    (tmp_path / "names.txt").write_text("a\nb\n", encoding="utf-8")
+    ran = run(capsys, monkeypatch, *words, "--classes", tmp_path / "names.txt", "--output", tmp_path / "other")
+    assert ran.code == 1 and "2" in ran.err and "7" in ran.err
+    assert not (tmp_path / "other").exists()
+
+
 class Hostile:
     def __reduce__(self):
         return print, ("this ran",)

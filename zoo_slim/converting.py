@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def convert(
     *,
     weights: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    input: Mapping[str, Any] | None = None,
+    classes: Iterable[str] | None = None,
 ) -> Path:
     """Save weights from elsewhere as a slim checkpoint, to be slimmed, trained further and pushed.
 
@@ -47,6 +49,8 @@ def convert(
             None: the weights that timm publishes for a ``timm/`` name, or torchvision's ``DEFAULT`` for one of its
             names; what they expect of images is saved with them, and the classes as far as they are named.
         options: keyword arguments that the architecture is built with, ``num_classes`` for instance.
+        input: what the weights expect of images, as for `zoo_slim.save`; published weights say it themselves.
+        classes: names of the outputs, in order, likewise.
 
     Returns:
         The folder.
@@ -63,7 +67,8 @@ def convert(
         model, fields = _from_timm(known, checked)
     else:
         model, fields = _from_torchvision(known, checked)
-    return save(model.eval(), folder, architecture=known.name, **{"options": checked, **fields})
+    given = {name: value for name, value in (("input", input), ("classes", classes)) if value is not None}
+    return save(model.eval(), folder, architecture=known.name, **{"options": checked, **fields, **given})
 
 
 Found = tuple[nn.Module, dict[str, Any]]

@@ -20,6 +20,7 @@ __all__ = [
     "MODEL",
     "PRUNING",
     "Config",
+    "check_input",
     "check_variant",
     "is_variant",
     "parse_config",
@@ -163,7 +164,7 @@ def parse_config(data: bytes, where: str) -> Config:
         architecture=name,
         options=_options(raw["options"], where),
         variant=variant,
-        input=_input(raw.get("input"), where),
+        input=check_input(raw.get("input"), where),
         classes=_classes(raw.get("classes"), where),
         metrics=_tree(raw.get("metrics"), where, "metrics"),
         base=_tree(raw.get("base"), where, "base"),
@@ -239,7 +240,12 @@ def _classes(value: object, where: str) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def _input(value: object, where: str) -> dict[str, Any] | None:
+def check_input(value: object, where: str) -> dict[str, Any] | None:
+    """Return what a network expects of its images, as plain data.
+
+    Raises:
+        CheckpointError: naming the field of ``where`` that is wrong.
+    """
     if value is None:
         return None
     if not isinstance(value, dict) or not {"size"} <= value.keys() <= {"size", "mean", "std"}:

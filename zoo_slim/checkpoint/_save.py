@@ -12,7 +12,16 @@ from torch import nn
 from zoo_slim._errors import CheckpointError
 from zoo_slim._networks import unwrap
 from zoo_slim.checkpoint._base import BaseWeights, FileRecord
-from zoo_slim.checkpoint._config import CONFIG, MODEL, PRUNING, Config, check_variant, parse_config, read_config_file
+from zoo_slim.checkpoint._config import (
+    CONFIG,
+    MODEL,
+    PRUNING,
+    Config,
+    check_input,
+    check_variant,
+    parse_config,
+    read_config_file,
+)
 from zoo_slim.checkpoint._delta import check_still_there, cut_from_file, cut_from_folder_above
 from zoo_slim.checkpoint._fits import check_fits
 from zoo_slim.checkpoint._folder import VARIANT_PREFIX, list_variants, named, replacing
@@ -112,11 +121,12 @@ def save(
     check_fits(model, expected, described)
     main = floating_dtype(named_tensors(model))
     package = registry().package(known.name)
+    where = str(folder / CONFIG)
     config = Config(
         architecture=known.name,
         options=checked,
         variant=origin.variant,
-        input=origin.input,
+        input=check_input(origin.input, where),
         classes=origin.classes,
         metrics=_plain(origin.metrics, "metrics"),
         base=_plain(origin.base, "base"),
@@ -126,7 +136,6 @@ def save(
         package=package,
         libraries=libraries_of(original, besides=package),
     )
-    where = str(folder / CONFIG)
     unwritten = FileRecord("0" * 64, 0)
     expected_files = {PRUNING: unwritten} if origin.result is not None else {}
     parse_config(replace(config, files=expected_files).to_json().encode(), where)

@@ -1,7 +1,7 @@
 """The command convert."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,17 +29,64 @@ def convert(
     num_classes: Annotated[
         int | None, typer.Option("--num-classes", help="Classes that the weights tell apart.")
     ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean", help="What is subtracted from images of 0 to 1, per channel (0.485,0.456,0.406) or for all."
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="What they are then divided by, likewise.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Height and width. Default: the architecture's.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Text file with the name of a class on each line, in order.")
+    ] = None,
     option: Options = None,
 ) -> None:
     """Make a checkpoint of published weights, or of a file.
 
     What is saved can be slimmed, trained further and pushed: zoo-slim slim, finetune, push. A .pth file is a pickle; it
-    is read with weights_only=True, so that nothing in it is executed.
+    is read with weights_only=True, so that nothing in it is executed. Published weights say what they expect of images;
+    of those of a file, --mean, --std, --image-size and --classes say it.
     """
     from zoo_slim._errors import CheckpointError
     from zoo_slim.converting import convert as convert_weights
+    from zoo_slim.registry import registry
 
     if output.exists():
         raise CheckpointError(f"{output}: exists already; choose another folder, or remove it")
-    saved = convert_weights(name, output, weights=weights, options=parse_options(option, stem, num_classes))
+    known = registry().find(name)
+    options = known.check(parse_options(option, stem, num_classes))
+    expected: dict[str, Any] | None = None
+    if (mean, std, image_size) != (None, None, None):
+        channels, *sides = known.input_size_of(options)
+        expected = {"size": [channels, *([image_size] * 2 if image_size else sides)]}
+        expected |= {
+            key: _numbers(text, channels, f"--{key}")
+            for key, text in (("mean", mean), ("std", std))
+            if text is not None
+        }
+    names = None if classes is None else _lines(classes)
+    saved = convert_weights(name, output, weights=weights, options=options, input=expected, classes=names)
     typer.echo(f"saved {saved}")
+
+
+def _lines(file: Path) -> list[str]:
+    from zoo_slim._errors import CheckpointError
+
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: is no text in UTF-8 ({error.reason}); put one name on each line") from None
+
+
+def _numbers(text: str, channels: int, option: str) -> list[float]:
+    """Read one number per channel, or one for all."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, channels):
+        raise typer.BadParameter(f"{option} takes {channels} numbers with commas between them, or one, not {text!r}")
+    return numbers * (channels // len(numbers))

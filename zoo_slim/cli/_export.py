@@ -154,7 +154,10 @@ def _need_statistics(name: str, expected: dict[str, Any] | None, option: str) ->
     from zoo_slim._errors import ZooSlimError
 
     if expected is None or not {"mean", "std"} <= expected.keys():
-        raise ZooSlimError(f"{name}: its checkpoint records no mean and std of its images: leave out {option}")
+        raise ZooSlimError(
+            f"{name}: its checkpoint records no mean and std of its images: leave out {option}, or make it anew with "
+            "them (zoo-slim convert --mean --std)"
+        )
     return expected
 
 
