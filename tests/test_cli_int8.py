@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from cli_helpers import CLASSES, INPUT, NAME, Segmenter, build_tiny, register_tiny, run, save_picture, save_slim
 
 from zoo_slim import checkpoint, loading
+from zoo_slim._errors import ZooSlimError
 from zoo_slim.registry import registry
 
 pytest.importorskip("onnxruntime")
@@ -61,6 +63,9 @@ def test_weights_and_activations_are_of_8_bits(zoo_slim, tmp_path, normalize):
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     weights = [kinds[name] for name in kinds if name.endswith("_quantized") and "bias" not in name]
     assert weights.count(onnx.TensorProto.INT8) >= 3
+    scales = [list(tensor.dims) for tensor in graph.initializer if tensor.name.endswith("weight_scale")]
+    kept = [model.conv1.out_channels, model.conv2.out_channels, 3]
+    assert sorted(scales) == sorted([count] for count in kept)
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) >= 3
 
 
@@ -96,12 +101,34 @@ def test_no_classifier(zoo_slim, tmp_path):
     assert [output.name for output in opened(tmp_path / "seg.onnx").get_outputs()] == ["out", "aux"]
 
 
+def test_outputs_that_are_no_numbers():
+    from zoo_slim.cli._quantised import _compare
+
+    class Session:
+        def __init__(self, value):
+            self.value = value
+
+        def get_outputs(self):
+            return [SimpleNamespace(shape=["batch", 2])]
+
+        def run(self, names, inputs):
+            return [np.full((len(inputs["images"]), 2), self.value, dtype=np.float32)]
+
+    same = _compare(Session(1), Session(1), [np.zeros((4, 3, 8, 8))])
+    assert (same.images, same.agreeing, same.sqnr) == (4, 4, math.inf)
+    with pytest.raises(ZooSlimError, match="no numbers"):
+        _compare(Session(1), Session(math.nan), [np.zeros((4, 3, 8, 8))])
+
+
 def test_no_more_images_than_needed(zoo_slim, tmp_path, monkeypatch):
     from zoo_slim.cli import _quantised
 
     monkeypatch.setattr(_quantised, "MOST", 5)
     every = sorted((tmp_path / "pictures").rglob("*.png"))
     assert _quantised.images_in(tmp_path / "pictures", None) == every[::8]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "all").symlink_to(tmp_path / "pictures")
+    assert len(_quantised.images_in(tmp_path / "links", None)) == 5
 
 
 def test_refusals(zoo_slim, tmp_path, monkeypatch):

@@ -539,8 +539,8 @@ def test_export_puts_in_no_normalisation_that_is_not_recorded(zoo_slim, tmp_path
     ran = zoo_slim("export", "model", "--normalize", "--output", "x.pt2")
     assert (ran.code, ran.err) == (
         1,
-        "zoo-slim: model: its checkpoint records no mean and std of its images: leave out --normalize, or make it anew "
-        "with them (zoo-slim convert --mean --std)\n",
+        "zoo-slim: model: its checkpoint records no mean and std of its images: leave out --normalize, or save it "
+        "with the right input=\n",
     )
     assert not (tmp_path / "x.pt2").exists()
 

@@ -75,28 +75,32 @@ def test_safetensors_from_the_shell_can_be_slimmed(model, tmp_path, capsys, monk
 
 def test_what_a_file_expects_of_images(model, tmp_path, capsys, monkeypatch):
     torch.save(model.state_dict(), tmp_path / "net.pth")
-    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\nf\nß\n", encoding="utf-8")
+    names = tmp_path / "names.txt"
+    names.write_bytes(b"\xef\xbb\xbfa\r\nb\r\nc d\r\ne\r\nf\r\ng\r\n\xc3\x9f\r\n\r\n")
     words = "convert", NAME, "--weights", tmp_path / "net.pth", "--num-classes", 7
-    given = "--mean", "0.1,0.2,0.3", "--std", "0.5", "--image-size", 64, "--classes", tmp_path / "names.txt"
+    given = "--mean", "0.1,0.2,0.3", "--std", "0.5", "--image-size", 64, "--classes", names
     assert run(capsys, monkeypatch, *words, *given, "--output", tmp_path / "start").code == 0
     config = read_config(tmp_path / "start")
     assert config.input == {"size": [3, 64, 64], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
-    assert config.classes == (*"abcdef", "ß")
-    assert run(capsys, monkeypatch, *words, "--mean", "0.5", "--output", tmp_path / "mean").code == 0
-    assert read_config(tmp_path / "mean").input == {"size": [3, 32, 32], "mean": [0.5] * 3}
+    assert config.classes == ("a", "b", "c d", "e", "f", "g", "ß")
+    both = "--mean", "0.5", "--std", "0.25"
+    assert run(capsys, monkeypatch, *words, *both, "--output", tmp_path / "both").code == 0
+    assert read_config(tmp_path / "both").input == {"size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    (tmp_path / "gap.txt").write_text("a\n\nb\n", encoding="utf-8")
+    (tmp_path / "two.txt").write_text("a\nb\n", encoding="utf-8")
     for wrong, code, said in (
-        (("--mean", "0.1,0.2"), 2, "--mean takes 3 numbers with commas between them, or one, not '0.1,0.2'"),
+        (("--mean", "0.1,0.2"), 2, "--mean takes 3 numbers with commas between them, or one number, not '0.1,0.2'"),
         (("--std", "wide"), 2, "--std takes 3 numbers"),
-        (("--std", "0"), 1, "input.std"),
-        (("--mean", "nan"), 1, "input.mean"),
+        (("--mean", "0", "--std", "0"), 1, "convert: field 'input.std': expected finite numbers above 0"),
+        (("--mean", "nan", "--std", "1"), 1, "convert: field 'input.mean': expected finite numbers"),
+        (("--mean", "0.5"), 1, "mean and std of the images belong together"),
         (("--classes", tmp_path / "none.txt"), 1, "none.txt"),
-        (("--classes", tmp_path / "net.pth"), 1, "net.pth"),
+        (("--classes", tmp_path / "net.pth"), 1, "net.pth: is no text in UTF-8"),
+        (("--classes", tmp_path / "gap.txt"), 1, "gap.txt: line 2 is empty"),
+        (("--classes", tmp_path / "two.txt"), 1, "must be 7 names"),
     ):
         ran = run(capsys, monkeypatch, *words, *wrong, "--output", tmp_path / "other")
         assert ran.code == code and said in " ".join(ran.err.replace("│", "").split()), ran.err
-    (tmp_path / "names.txt").write_text("a\nb\n", encoding="utf-8")
-    ran = run(capsys, monkeypatch, *words, "--classes", tmp_path / "names.txt", "--output", tmp_path / "other")
-    assert ran.code == 1 and "2" in ran.err and "7" in ran.err
     assert not (tmp_path / "other").exists()
 
 
@@ -194,6 +198,10 @@ def test_torchvisions_weights(published, tmp_path):
     assert origin.input == {"size": [3, 224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert len(origin.classes) == 1000 and origin.classes[0] == "tench"
     assert origin.training["weights"]["name"].endswith("IMAGENET1K_V1")
+    named = [f"class {index}" for index in range(1000)]
+    other = convert(TORCHVISION, tmp_path / "smaller", input={"size": [3, 96, 96]}, classes=named)
+    assert read_config(other).input == {**origin.input, "size": [3, 96, 96]}
+    assert read_config(other).classes == tuple(named)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     for left in (tmp_path / "home").rglob("*.pth"):
         left.unlink()

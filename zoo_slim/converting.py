@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo_slim._errors import CheckpointError
 from zoo_slim._names import listed
 from zoo_slim.checkpoint import save
+from zoo_slim.checkpoint._config import check_input
 from zoo_slim.checkpoint._meta import build_real
 from zoo_slim.hub._errors import first_line
 from zoo_slim.hub._verify import read_digests
@@ -49,26 +50,35 @@ def convert(
             None: the weights that timm publishes for a ``timm/`` name, or torchvision's ``DEFAULT`` for one of its
             names; what they expect of images is saved with them, and the classes as far as they are named.
         options: keyword arguments that the architecture is built with, ``num_classes`` for instance.
-        input: what the weights expect of images, as for `zoo_slim.save`; published weights say it themselves.
-        classes: names of the outputs, in order, likewise.
+        input: what the weights expect of images: ``size``, ``mean`` and ``std`` as for `zoo_slim.save`, or some of
+            these. The others are as published; without that, the size is the architecture's.
+        classes: names of the outputs, in order, instead of those published.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: nobody publishes weights of the architecture, they cannot be fetched or read, or do not fit.
+        CheckpointError: nobody publishes weights of the architecture, they cannot be fetched or read, or do not fit;
+            ``input`` or ``classes`` are wrong, or only one of mean and standard deviation is known.
         RegistryError: no such architecture, or not one of its options.
     """
     known = registry().find(name)
     checked = known.check(options or {})
+    size = list(known.input_size_of(checked))
+    check_input({"size": size, **(input or {})}, "convert")
     if weights is not None:
         model, fields = _from_file(known, checked, Path(weights).expanduser())
     elif name.startswith(_TIMM):
         model, fields = _from_timm(known, checked)
     else:
         model, fields = _from_torchvision(known, checked)
-    given = {name: value for name, value in (("input", input), ("classes", classes)) if value is not None}
-    return save(model.eval(), folder, architecture=known.name, **{"options": checked, **fields, **given})
+    if input:
+        fields["input"] = {"size": size, **fields.get("input", {}), **input}
+        if len(fields["input"].keys() & {"mean", "std"}) == 1:
+            raise CheckpointError("convert: mean and std of the images belong together; give both")
+    if classes is not None:
+        fields["classes"] = classes
+    return save(model.eval(), folder, architecture=known.name, **{"options": checked, **fields})
 
 
 Found = tuple[nn.Module, dict[str, Any]]

@@ -37,7 +37,8 @@ def convert(
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="What they are then divided by, likewise.")] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Height and width. Default: the architecture's.")
+        int | None,
+        typer.Option("--image-size", min=1, help="Height and width. Default: as published, or the architecture's."),
     ] = None,
     classes: Annotated[
         Path | None, typer.Option("--classes", help="Text file with the name of a class on each line, in order.")
@@ -58,27 +59,29 @@ def convert(
         raise CheckpointError(f"{output}: exists already; choose another folder, or remove it")
     known = registry().find(name)
     options = known.check(parse_options(option, stem, num_classes))
-    expected: dict[str, Any] | None = None
-    if (mean, std, image_size) != (None, None, None):
-        channels, *sides = known.input_size_of(options)
-        expected = {"size": [channels, *([image_size] * 2 if image_size else sides)]}
-        expected |= {
-            key: _numbers(text, channels, f"--{key}")
-            for key, text in (("mean", mean), ("std", std))
-            if text is not None
-        }
+    channels = known.input_size_of(options)[0]
+    expected: dict[str, Any] = {
+        key: _numbers(text, channels, f"--{key}") for key, text in (("mean", mean), ("std", std)) if text is not None
+    }
+    if image_size is not None:
+        expected["size"] = [channels, image_size, image_size]
     names = None if classes is None else _lines(classes)
     saved = convert_weights(name, output, weights=weights, options=options, input=expected, classes=names)
     typer.echo(f"saved {saved}")
 
 
 def _lines(file: Path) -> list[str]:
+    """Read the names of classes. Empty lines at the end do not count."""
     from zoo_slim._errors import CheckpointError
 
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")  # Windows begins files with a mark
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file}: is no text in UTF-8 ({error.reason}); put one name on each line") from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in names:
+        raise CheckpointError(f"{file}: line {names.index('') + 1} is empty; put one name on each line")
+    return names
 
 
 def _numbers(text: str, channels: int, option: str) -> list[float]:
@@ -88,5 +91,6 @@ def _numbers(text: str, channels: int, option: str) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, channels):
-        raise typer.BadParameter(f"{option} takes {channels} numbers with commas between them, or one, not {text!r}")
+        several = f"{channels} numbers with commas between them, or " if channels > 1 else ""
+        raise typer.BadParameter(f"{option} takes {several}one number, not {text!r}")
     return numbers * (channels // len(numbers))

@@ -44,7 +44,11 @@ def export(
     ] = False,
     int8: Annotated[
         Path | None,
-        typer.Option("--int8", metavar="FOLDER", help="Quantise to 8 bits, calibrated on the images in this folder."),
+        typer.Option(
+            "--int8",
+            metavar="FOLDER",
+            help="Quantise to 8 bits, calibrated on at most 512 images in and below this folder.",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Take batches of this size only. Default: of any size.")
@@ -155,8 +159,8 @@ def _need_statistics(name: str, expected: dict[str, Any] | None, option: str) ->
 
     if expected is None or not {"mean", "std"} <= expected.keys():
         raise ZooSlimError(
-            f"{name}: its checkpoint records no mean and std of its images: leave out {option}, or make it anew with "
-            "them (zoo-slim convert --mean --std)"
+            f"{name}: its checkpoint records no mean and std of its images: leave out {option}, or save it "
+            "with the right input="
         )
     return expected
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from zoo_slim._errors import DataError
+from zoo_slim._errors import DataError, ZooSlimError
 from zoo_slim._images import read_image
 from zoo_slim.checkpoint import Origin
 from zoo_slim.cli._images import prepare
@@ -63,7 +64,8 @@ def images_in(folder: Path, batch_size: int | None) -> list[Path]:
 
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; name one with images to calibrate on")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+    every = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = sorted(file for file in every if file.suffix.lower() in IMG_EXTENSIONS)
     if not found:
         raise DataError(f"{folder}: holds no images ({', '.join(IMG_EXTENSIONS)}) to calibrate on")
     if len(found) < (batch_size or 1):
@@ -103,11 +105,14 @@ def quantise(file: Path, batches: Batches, note: str) -> Fidelity:
         file: takes ``images``; written by the same libraries.
         batches: calibrate the ranges of the activations.
         note: kept in the file's metadata.
+
+    Raises:
+        ZooSlimError: its outputs are no numbers any more.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "whole.onnx")
         with _quiet():
-            quant_pre_process(str(file), str(whole))
+            quant_pre_process(str(file), str(whole), skip_symbolic_shape=True)  # it writes into the current folder
             quantize_static(str(whole), str(file), _Reader(batches()), quant_format=QuantFormat.QDQ, per_channel=True)
         written = onnx.load(str(file))
         onnx.helper.set_model_props(written, {"zoo_slim": note})
@@ -117,10 +122,10 @@ def quantise(file: Path, batches: Batches, note: str) -> Fidelity:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out ONNX Runtime's warnings, one for each use of each weight that has no output channels."""
+    """Leave out what ONNX Runtime logs: each weight without output channels, tracebacks of steps that it skips."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)
+    root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -156,6 +161,8 @@ def _compare(
         for index, (one, other) in enumerate(zip(expected, found, strict=True)):
             signal[index] += np.square(one, dtype=np.float64).sum()
             noise[index] += np.square(np.subtract(one, other, dtype=np.float64)).sum()
+    if not np.isfinite(noise).all():
+        raise ZooSlimError("its outputs in 8 bits are no numbers")
     with np.errstate(divide="ignore", invalid="ignore"):
         least = float(np.where(noise > 0, 10 * np.log10(signal / noise), math.inf).min())
     return Fidelity(images, agreeing if classifies else None, least)
