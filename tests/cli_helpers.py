@@ -1,6 +1,7 @@
 """A tiny architecture, checkpoints of it, and the command line run as a shell runs it."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,19 @@ def run(capsys, monkeypatch, *words: object) -> Ran:
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     captured = capsys.readouterr()
     return Ran(code, captured.out, captured.err)
+
+
+def run_exported(file: Path, images: torch.Tensor) -> tuple[np.ndarray, dict[str, object]]:
+    """Outputs of an exported network, and the note in its file."""
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images.numpy()})
+        return found, json.loads(session.get_modelmeta().custom_metadata_map["zoo_slim"])
+    notes = {"zoo_slim": ""}
+    found = torch.export.load(str(file), extra_files=notes).module()(images)
+    return found.detach().numpy(), json.loads(notes["zoo_slim"])
 
 
 def load_script(name: str) -> ModuleType:

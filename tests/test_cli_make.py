@@ -14,6 +14,7 @@ from cli_helpers import (
     build_tiny,
     register_tiny,
     run,
+    run_exported,
     save_base,
     save_picture,
     save_slim,
@@ -468,19 +469,6 @@ def test_verify_refuses(zoo_slim, words, code, message):
     ran = zoo_slim("verify", *words)
     assert (ran.code, ran.out) == (code, "")
     assert message in " ".join(ran.err.split()) and "Traceback" not in ran.err
-
-
-def run_exported(file, images):
-    """Outputs of an exported network, and the note in its file."""
-    if file.suffix == ".onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {"images": images.numpy()})
-        return found, json.loads(session.get_modelmeta().custom_metadata_map["zoo_slim"])
-    notes = {"zoo_slim": ""}
-    found = torch.export.load(str(file), extra_files=notes).module()(images)
-    return found.detach().numpy(), json.loads(notes["zoo_slim"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
-"""Reading image files the way a network is to see them, in training and ever after."""
+"""Finding image files, and reading them the way a network is to see them, in training and ever after."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,21 @@ from zoo_slim._errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["read_image"]
+__all__ = ["image_endings", "image_files", "read_image"]
+
+
+def image_endings() -> tuple[str, ...]:
+    """Return the endings, in lower case, of what torchvision takes for image files."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return IMG_EXTENSIONS
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yield the image files in a folder and below it, as their names say; links are followed."""
+    endings = image_endings()
+    for root, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(root, name) for name in names if name.lower().endswith(endings))
 
 
 def read_image(file: str | Path, mode: str | None = None) -> "Image":

@@ -124,8 +124,7 @@ def export(
         said = f"its outputs differ by {difference:.1e} of the largest"
         if int8 is not None:
             with status(f"quantising {name}"), _told(f"{name}: cannot be quantised", "; leave out --int8"):
-                ready = batches_of(pictures, origin, note["input"], images.shape[1:], batch_size)
-                said = f"in 8 bits, {quantise(scratch, ready, json.dumps(note))}"
+                said = f"in 8 bits, {quantise(scratch, batches_of(pictures, origin, note['input'], batch_size))}"
     typer.echo(f"saved {output} ({size(output.stat().st_size)}); {said}")
 
 

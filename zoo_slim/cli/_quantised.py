@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from zoo_slim._errors import DataError, ZooSlimError
-from zoo_slim._images import read_image
+from zoo_slim._images import image_endings, image_files, read_image
 from zoo_slim.checkpoint import Origin
 from zoo_slim.cli._images import prepare
 
@@ -60,51 +58,46 @@ def images_in(folder: Path, batch_size: int | None) -> list[Path]:
     Raises:
         DataError: there are none, or fewer than one batch.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; name one with images to calibrate on")
-    every = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = sorted(file for file in every if file.suffix.lower() in IMG_EXTENSIONS)
+    found = sorted(image_files(folder))
     if not found:
-        raise DataError(f"{folder}: holds no images ({', '.join(IMG_EXTENSIONS)}) to calibrate on")
+        raise DataError(f"{folder}: holds no images ({', '.join(image_endings())}) to calibrate on")
     if len(found) < (batch_size or 1):
         raise DataError(f"{folder}: holds {len(found)} images to calibrate on, fewer than one batch of {batch_size}")
     count = min(len(found), MOST)
     return [found[index * len(found) // count] for index in range(count)]
 
 
-def batches_of(
-    files: Sequence[Path], origin: Origin, expected: dict[str, Any] | None, size: Sequence[int], batch_size: int | None
-) -> Batches:
+def batches_of(files: Sequence[Path], origin: Origin, expected: dict[str, Any], batch_size: int | None) -> Batches:
     """Return what makes batches of image files, as a network takes them.
 
     Args:
         files: as `images_in` returns them.
         origin: of the network.
-        expected: mean and standard deviation of the images that the exported network takes, and their size.
-        size: channels, height and width where that is not said.
+        expected: size, mean and standard deviation of the images that the exported network takes.
         batch_size: the only one that the network takes, so that what does not fill a batch is left out; None: any.
     """
     as_exported = replace(origin, input=expected)
     step = batch_size or BATCH
-    count = len(files) - len(files) % batch_size if batch_size else len(files)
+    used = files[: len(files) // step * step] if batch_size else files
 
     def batches() -> Iterator[np.ndarray]:
-        for start in range(0, count, step):
-            images = [prepare(read_image(file), as_exported, size) for file in files[start : min(start + step, count)]]
+        for start in range(0, len(used), step):
+            images = [prepare(read_image(file), as_exported) for file in used[start : start + step]]
             yield np.concatenate([image.numpy() for image in images])
 
     return batches
 
 
-def quantise(file: Path, batches: Batches, note: str) -> Fidelity:
+def quantise(file: Path, batches: Batches) -> Fidelity:
     """Quantise an ONNX file of float32 in its place: weights per output channel, activations per tensor.
+
+    Its metadata stays.
 
     Args:
         file: takes ``images``; written by the same libraries.
         batches: calibrate the ranges of the activations.
-        note: kept in the file's metadata.
 
     Raises:
         ZooSlimError: its outputs are no numbers any more.
@@ -114,9 +107,6 @@ def quantise(file: Path, batches: Batches, note: str) -> Fidelity:
         with _quiet():
             quant_pre_process(str(file), str(whole), skip_symbolic_shape=True)  # it writes into the current folder
             quantize_static(str(whole), str(file), _Reader(batches()), quant_format=QuantFormat.QDQ, per_channel=True)
-        written = onnx.load(str(file))
-        onnx.helper.set_model_props(written, {"zoo_slim": note})
-        onnx.save(written, str(file))
         return _compare(_session(whole), _session(file), batches())
 
 

@@ -1,6 +1,5 @@
 """Images in one folder per class."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_slim._errors import DataError
-from zoo_slim._images import read_image
+from zoo_slim._images import image_endings, image_files, read_image
 from zoo_slim.training._data import ALONE, Batch, Part, rows_of, shuffled, some, steps_per_epoch
 from zoo_slim.training._randomness import derived_seed
 
@@ -51,22 +50,15 @@ def read_folder(root: Path, size: int) -> "FolderImages":
 
 def _lack(folder: Path, test_name: str) -> str:
     """Say what torchvision finds missing in the folder of a split."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    empty = [entry for entry in classes if not _holds(entry, IMG_EXTENSIONS)]
+    empty = [entry for entry in classes if not any(image_files(entry))]
     if not empty:
         return f"{folder} must hold one folder of images per class, but has no folder"
     holds = "hold no images" if len(empty) > 1 else "holds no image"
     return (
-        f"{', '.join(map(str, empty))} {holds} ({', '.join(IMG_EXTENSIONS)}); put images there, "
+        f"{', '.join(map(str, empty))} {holds} ({', '.join(image_endings())}); put images there, "
         f"or remove the class from train and {test_name}"
     )
-
-
-def _holds(folder: Path, endings: tuple[str, ...]) -> bool:
-    found = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
-    return any(name.lower().endswith(endings) for name in found)
 
 
 @dataclass(frozen=True, eq=False)
